@@ -1,0 +1,101 @@
+"""Small files to parse, written byte by byte."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from xml.sax.saxutils import escape
+
+W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+_OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+_PACKAGE = "http://schemas.openxmlformats.org/package/2006/relationships"
+
+NAMESPACES = (
+    f'xmlns:w="{W}" xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006" '
+    'xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math"'
+)
+
+
+def pdf(pages: Sequence[str], *, title: str = "", labels: str = "") -> bytes:
+    """A PDF with these lines of Latin text on each page; `labels` is the /Nums array of its page labels."""
+    kids = " ".join(f"{5 + 2 * index} 0 R" for index in range(len(pages)))
+    page_labels = f" /PageLabels << /Nums [{labels}] >>" if labels else ""
+    objects = [
+        f"<< /Type /Catalog /Pages 2 0 R{page_labels} >>",
+        f"<< /Type /Pages /Count {len(pages)} /Kids [{kids}] /MediaBox [0 0 612 792] >>",
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+        f"<< /Title ({title}) >>",
+    ]
+    for index, text in enumerate(pages):
+        lines = " T* ".join(f"({_pdf_string(line)}) Tj" for line in text.split("\n") if line)
+        content = f"BT /F1 12 Tf 14 TL 72 720 Td {lines} ET" if lines else ""
+        objects.append(
+            "<< /Type /Page /Parent 2 0 R /Resources << /Font << /F1 3 0 R >> >> "
+            f"/Contents {6 + 2 * index} 0 R >>"
+        )
+        objects.append(f"<< /Length {len(content.encode('latin-1'))} >>\nstream\n{content}\nendstream")
+    out = bytearray(b"%PDF-1.4\n")
+    offsets = []
+    for number, body in enumerate(objects, start=1):
+        offsets.append(len(out))
+        out += f"{number} 0 obj\n{body}\nendobj\n".encode("latin-1")
+    start = len(out)
+    out += f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n".encode()
+    out += b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
+    trailer = f"<< /Size {len(objects) + 1} /Root 1 0 R /Info 4 0 R >>"
+    return bytes(out + f"trailer\n{trailer}\nstartxref\n{start}\n%%EOF\n".encode())
+
+
+def _pdf_string(text: str) -> str:
+    return text.replace("\\", r"\\").replace("(", r"\(").replace(")", r"\)")
+
+
+def locked_pdf(pages: Sequence[str], password: str) -> bytes:
+    """A PDF that opens with `password` only."""
+    from pypdf import PdfReader, PdfWriter
+
+    writer = PdfWriter(clone_from=PdfReader(io.BytesIO(pdf(pages))))
+    writer.encrypt(password, algorithm="RC4-128")
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
+
+
+def word(body: str, **parts: str) -> bytes:
+    """A .docx with this XML inside <w:body>.
+
+    `parts` is the inner XML of styles, numbering, footnotes and endnotes, and of the properties core and app.
+    """
+    files = {"word/document.xml": f"<w:document {NAMESPACES}><w:body>{body}</w:body></w:document>"}
+    links = ""
+    for name, content in parts.items():
+        if name not in {"core", "app"}:
+            files[f"word/{name}.xml"] = f"<w:{name} {NAMESPACES}>{content}</w:{name}>"
+            links += f'<Relationship Id="{name}" Type="{_OFFICE}/{name}" Target="{name}.xml"/>'
+    files["word/_rels/document.xml.rels"] = f'<Relationships xmlns="{_PACKAGE}">{links}</Relationships>'
+    files["_rels/.rels"] = (
+        f'<Relationships xmlns="{_PACKAGE}"><Relationship Id="main" Type="{_OFFICE}/officeDocument" '
+        'Target="word/document.xml"/></Relationships>'
+    )
+    if "core" in parts:
+        files["docProps/core.xml"] = f'<p xmlns:dc="http://purl.org/dc/elements/1.1/">{parts["core"]}</p>'
+    if "app" in parts:
+        files["docProps/app.xml"] = f"<Properties>{parts['app']}</Properties>"
+    return zip_of(files)
+
+
+def zip_of(files: dict[str, str]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def paragraph(text: str, properties: str = "") -> str:
+    return f"<w:p><w:pPr>{properties}</w:pPr>{run(text)}</w:p>"
+
+
+def run(text: str) -> str:
+    return f'<w:r><w:t xml:space="preserve">{escape(text)}</w:t></w:r>'

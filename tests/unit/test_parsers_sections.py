@@ -1,0 +1,49 @@
+"""A text without pages is cut into sections of about a page."""
+
+from __future__ import annotations
+
+from parsers.sections import SIZE, Block, cut, sections
+
+
+def test_cutting_loses_nothing() -> None:
+    text = "".join(f"Paragraph {n}. " + "word " * (n % 90) + "\n\n" * (n % 3) for n in range(800))
+    pieces = cut(text)
+    assert "".join(pieces) == text
+    assert len(pieces) > 10
+    assert all(0 < len(piece) <= SIZE for piece in pieces)
+
+
+def test_a_piece_ends_where_a_paragraph_does() -> None:
+    text = ("x" * 79 + "\n") * 9 + "\n" + ("y" * 79 + "\n") * 9
+    assert cut(text, size=1000) == [("x" * 79 + "\n") * 9 + "\n", ("y" * 79 + "\n") * 9]
+
+
+def test_a_piece_ends_at_a_line_then_at_a_word_then_anywhere() -> None:
+    assert cut("aaaa aaaa\nbbbb", size=12) == ["aaaa aaaa\n", "bbbb"]
+    assert cut("aaaa bbbb cccc", size=12) == ["aaaa bbbb ", "cccc"]
+    assert cut("x" * 25, size=10) == ["x" * 10, "x" * 10, "x" * 5]
+
+
+def test_a_short_text_is_one_section() -> None:
+    assert cut("short") == ["short"]
+
+
+def test_a_section_begins_at_every_heading_but_not_between_two() -> None:
+    blocks = [
+        Block("Preface"),
+        Block("Part I", heading=True),
+        Block("Chapter 1", heading=True),
+        Block("Call me Ishmael."),
+        Block("Chapter 2", heading=True),
+        Block("I stuffed a shirt."),
+    ]
+    assert sections(blocks) == [
+        "Preface",
+        "Part I\n\nChapter 1\n\nCall me Ishmael.",
+        "Chapter 2\n\nI stuffed a shirt.",
+    ]
+
+
+def test_a_long_chapter_is_several_sections() -> None:
+    chapter = [Block("Chapter", heading=True), *(Block("word " * 100) for _ in range(20))]
+    assert len(sections(chapter)) > 2

@@ -1,0 +1,103 @@
+"""What a file is, is decided by its content; its name only tells the kinds of text apart."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from data import documents
+
+from parsers import Damaged, Empty, Encrypted, Unsupported, sniff
+from parsers.sniff import HTML, MARKDOWN, PDF, TEXT, WORD
+
+Kind = Callable[[bytes, str], str]
+
+
+@pytest.fixture
+def kind(tmp_path: Path) -> Kind:
+    def sniff_bytes(content: bytes, filename: str) -> str:
+        path = tmp_path / "upload"
+        path.write_bytes(content)
+        return sniff(path, filename)
+
+    return sniff_bytes
+
+
+A_PDF = documents.pdf(["Hello"])
+A_WORD_FILE = documents.word(documents.paragraph("Hello"))
+
+
+@pytest.mark.parametrize(
+    ("content", "filename", "expected"),
+    [
+        (A_PDF, "a.pdf", PDF),
+        (A_PDF, "a.docx", PDF),
+        (A_PDF, "no-extension", PDF),
+        (b"\r\n" + A_PDF, "mail.PDF", PDF),
+        (b"junk before the header\n" + A_PDF, "a.pdf", PDF),
+        (A_WORD_FILE, "a.docx", WORD),
+        (A_WORD_FILE, "a.pdf", WORD),
+        (b"<!DOCTYPE html><p>Hello", "a.html", HTML),
+        (b"\xef\xbb\xbf  <!-- saved -->\n<HTML><body>Hello", "a.txt", HTML),
+        (b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><p/></html>', "a.xhtml", HTML),
+        (b"<p>a fragment</p>", "a.htm", HTML),
+        (b"<p>a fragment</p>", "a.txt", TEXT),
+        (b"no tags at all", "a.html", TEXT),
+        (b"# Title", "README.md", MARKDOWN),
+        (b"plain", "a.txt", TEXT),
+        ("Überall".encode("utf-16"), "a.txt", TEXT),
+        ("第一条 为了惩罚犯罪，保护人民，根据宪法。\n".encode("gb18030") * 20, "law.txt", TEXT),
+        (b"MZ is how this sentence begins.", "a.txt", TEXT),
+    ],
+)
+def test_a_readable_file_is_known(kind: Kind, content: bytes, filename: str, expected: str) -> None:
+    assert kind(content, filename) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "filename", "said"),
+    [
+        (b"MZ\x90\x00\x03\x00\x00\x00" + bytes(500), "invoice.pdf", "a Windows program"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "scan.pdf", "a PNG image"),
+        (bytes(range(256)) * 4, "a.pdf", "of an unknown kind"),
+        (b"{\\rtf1 Hello}", "a.docx", "an RTF file"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "a.doc", "before 2007"),
+        (documents.zip_of({"xl/workbook.xml": "<x/>"}), "a.docx", "an Excel workbook"),
+        (documents.zip_of({"hello.txt": "hi"}), "a.docx", "a zip archive"),
+    ],
+)
+def test_any_other_file_is_refused_by_name(kind: Kind, content: bytes, filename: str, said: str) -> None:
+    with pytest.raises(Unsupported, match=said):
+        kind(content, filename)
+
+
+def test_a_file_without_bytes_is_empty(kind: Kind) -> None:
+    with pytest.raises(Empty, match="no bytes"):
+        kind(b"", "a.pdf")
+
+
+def test_a_word_file_with_a_password_is_encrypted(kind: Kind) -> None:
+    container = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600) + "EncryptedPackage".encode("utf-16-le")
+    with pytest.raises(Encrypted, match="Word"):
+        kind(container, "a.docx")
+
+
+def test_a_word_file_cut_short_is_damaged(kind: Kind) -> None:
+    with pytest.raises(Damaged, match="cut short"):
+        kind(A_WORD_FILE[: len(A_WORD_FILE) // 2], "a.docx")
+
+
+def test_sniffing_loads_no_parser(tmp_path: Path) -> None:
+    (tmp_path / "a.docx").write_bytes(A_WORD_FILE)
+    program = (
+        "import sys, pathlib, parsers; parsers.sniff(pathlib.Path(sys.argv[1]), 'a.docx');"
+        "print({'lxml', 'pypdf', 'pypdfium2', 'onnxruntime', 'numpy'} & set(sys.modules))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "a.docx"],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert loaded.stdout.strip() == "set()"

@@ -1,0 +1,40 @@
+"""Saved text is keyed by PARSER_VERSION, so the version must change when the text does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from data import documents
+from data.documents import paragraph
+
+from parsers import PARSER_VERSION, parse_in_process
+
+#: Digest of what each version makes of the files below. A new version gets a line of its own.
+PROMISED = {
+    "1": "2faa78eafc4e8317f17b60569a3a059a69e8e8d1d2ac87e897b6cce5de28354b",
+}
+
+
+def files() -> dict[str, bytes]:
+    return {
+        "a.pdf": documents.pdf(
+            ["Rent (monthly)\nis due on the con-\ntract day.", ""], labels="0 << /S /r >>"
+        ),
+        "a.docx": documents.word(
+            paragraph("Rent")
+            + f"<w:tbl><w:tr><w:tc>{paragraph('a')}</w:tc><w:tc>{paragraph('b')}</w:tc></w:tr></w:tbl>"
+        ),
+        "a.html": b"<h1>Rent</h1><ul><li>one<li>two</ul><table><tr><td>a<td>b</table><h2>Due</h2><p>The 3rd",
+        "a.txt": "Paragraph of \ufb01ne text. \r\n\r\n".encode() * 400,
+    }
+
+
+def test_the_output_is_the_one_this_version_promised(tmp_path: Path) -> None:
+    digest = hashlib.sha256()
+    for name, content in files().items():
+        (tmp_path / name).write_bytes(content)
+        document = parse_in_process(tmp_path / name, filename=name)
+        digest.update(json.dumps(document.to_json(), sort_keys=True).encode())
+    assert digest.hexdigest() == PROMISED.get(PARSER_VERSION), "output changed: raise PARSER_VERSION"

@@ -1,0 +1,247 @@
+"""Word: all text in reading order, with the pages that Word marked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from data import documents
+from data.documents import paragraph, run
+
+from parsers import Damaged, Document, Empty, Limits, TooLarge, parse_in_process
+from parsers.limits import DEFAULT_LIMITS
+
+LAID_OUT = "<w:r><w:lastRenderedPageBreak/></w:r>"
+PAGE_BREAK = '<w:r><w:br w:type="page"/></w:r>'
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "upload"
+
+
+def read(path: Path, content: bytes, limits: Limits = DEFAULT_LIMITS) -> Document:
+    path.write_bytes(content)
+    return parse_in_process(path, filename="lease.docx", limits=limits)
+
+
+def text_of(path: Path, body: str, **parts: str) -> str:
+    return "\n".join(page.text for page in read(path, documents.word(body, **parts)).pages)
+
+
+def p(*content: str) -> str:
+    return f"<w:p>{''.join(content)}</w:p>"
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    cells = ["".join(f"<w:tc>{cell}</w:tc>" for cell in row) for row in rows]
+    return f"<w:tbl>{''.join(f'<w:tr>{row}</w:tr>' for row in cells)}</w:tbl>"
+
+
+def test_paragraphs_are_read_in_order(path: Path) -> None:
+    body = paragraph("One & only") + p(
+        run("tab"), "<w:r><w:tab/></w:r>", run("line"), "<w:r><w:br/></w:r>", run("end")
+    )
+    assert text_of(path, body) == "One & only\n\ntab\tline\nend"
+
+
+def test_insertions_are_kept_and_deletions_dropped(path: Path) -> None:
+    body = p(
+        run("Rent is "),
+        f"<w:del>{run('900')}<w:r><w:delText>900</w:delText></w:r></w:del>",
+        f"<w:ins>{run('1,250')}</w:ins>",
+        f"<w:moveFrom>{run(' old')}</w:moveFrom>",
+        f"<w:moveTo>{run(' EUR')}</w:moveTo>",
+    )
+    assert text_of(path, body) == "Rent is 1,250 EUR"
+
+
+def test_field_results_are_kept_and_their_codes_dropped(path: Path) -> None:
+    body = p(run("See page "), "<w:r><w:instrText>PAGEREF x</w:instrText></w:r>", run("12"))
+    assert text_of(path, body) == "See page 12"
+
+
+def test_links_content_controls_and_formulas_are_read(path: Path) -> None:
+    body = p(
+        f"<w:hyperlink>{run('a link, ')}</w:hyperlink>",
+        f"<w:sdt><w:sdtPr/><w:sdtContent>{run('a control, ')}</w:sdtContent></w:sdt>",
+        "<m:oMath><m:r><m:t>a=b</m:t></m:r></m:oMath>",
+    )
+    assert text_of(path, body) == "a link, a control, a=b"
+
+
+def test_a_table_has_a_line_for_each_row(path: Path) -> None:
+    body = table((paragraph("Rent"), paragraph("1,250")), (paragraph("Deposit"), paragraph("3,750")))
+    assert text_of(path, body) == "Rent\t1,250\nDeposit\t3,750"
+
+
+def test_a_table_that_holds_paragraphs_is_read_cell_by_cell(path: Path) -> None:
+    inner = table((paragraph("x"), paragraph("y")))
+    body = table((paragraph("Left") + paragraph("below"), inner + paragraph("Right")))
+    assert text_of(path, body) == "Left\nbelow\nx\ty\nRight"
+
+
+def test_a_text_box_is_read_once_after_its_paragraph(path: Path) -> None:
+    box = f"<w:txbxContent>{paragraph('In the box')}</w:txbxContent>"
+    body = p(
+        run("Around"),
+        f"<w:r><mc:AlternateContent><mc:Choice>{box}</mc:Choice><mc:Fallback>{box}</mc:Fallback>"
+        "</mc:AlternateContent></w:r>",
+        run(" it"),
+    )
+    assert text_of(path, body) == "Around it\n\nIn the box"
+
+
+def test_a_footnote_follows_its_paragraph_and_endnotes_the_text(path: Path) -> None:
+    body = p(
+        run("Rent"),
+        '<w:r><w:endnoteReference w:id="2"/></w:r>',
+        '<w:r><w:footnoteReference w:id="7"/></w:r>',
+        run(" is due."),
+    ) + paragraph("Next.")
+    notes = {
+        "footnotes": f'<w:footnote w:id="7">{paragraph("Net.")}</w:footnote>',
+        "endnotes": f'<w:endnote w:id="2">{paragraph("Since 1999.")}</w:endnote>',
+    }
+    assert text_of(path, body, **notes) == "Rent[i][1] is due.\n\n[1] Net.\n\nNext.\n\n[i] Since 1999."
+
+
+def test_a_note_that_cites_itself_is_read_once(path: Path) -> None:
+    cite = '<w:r><w:footnoteReference w:id="1"/></w:r>'
+    note = f'<w:footnote w:id="1">{p(run("Again"), cite)}</w:footnote>'
+    assert text_of(path, p(run("See"), cite), footnotes=note) == "See[1]\n\n[1] Again"
+
+
+def test_list_labels_are_written_out(path: Path) -> None:
+    numbering = (
+        '<w:abstractNum w:abstractNumId="0"><w:lvl w:ilvl="0"><w:numFmt w:val="decimal"/>'
+        '<w:lvlText w:val="§ %1"/></w:lvl></w:abstractNum>'
+        '<w:num w:numId="3"><w:abstractNumId w:val="0"/></w:num>'
+    )
+    styles = (
+        '<w:style w:styleId="Clause"><w:pPr><w:numPr><w:numId w:val="3"/></w:numPr></w:pPr></w:style>'
+        '<w:style w:styleId="Special"><w:basedOn w:val="Clause"/></w:style>'
+    )
+    body = (
+        paragraph("Rent", '<w:numPr><w:ilvl w:val="0"/><w:numId w:val="3"/></w:numPr>')
+        + paragraph("Deposit", '<w:pStyle w:val="Special"/>')
+        + paragraph("No clause")
+    )
+    assert text_of(path, body, numbering=numbering, styles=styles) == "§ 1 Rent\n\n§ 2 Deposit\n\nNo clause"
+
+
+def test_pages_begin_where_word_began_them(path: Path) -> None:
+    body = p(run("One")) + p(LAID_OUT, run("Two goes ")) + p(run("on and "), LAID_OUT, run("ends on three"))
+    document = read(path, documents.word(body))
+    assert [page.text for page in document.pages] == ["One", "Two goes\n\non and", "ends on three"]
+    assert document.paged
+    assert "Word's last layout" in document.warnings[0]
+
+
+def test_a_page_break_and_the_mark_it_led_to_are_one_page_start(path: Path) -> None:
+    body = p(run("One"), PAGE_BREAK) + p(LAID_OUT, run("Two"), PAGE_BREAK) + p(run("Three"))
+    assert [page.text for page in read(path, documents.word(body)).pages] == ["One", "Two", "Three"]
+
+
+def test_a_row_across_two_pages_begins_the_second_once(path: Path) -> None:
+    split = p(run("a"), LAID_OUT, run("b"))
+    document = read(path, documents.word(table((split, split))))
+    assert len(document.pages) == 2
+
+
+def test_a_chapter_that_begins_on_an_odd_page_leaves_a_blank_sheet(path: Path) -> None:
+    first = paragraph("Chapter 1", "<w:sectPr/>")
+    last = '<w:sectPr><w:type w:val="oddPage"/></w:sectPr>'
+    document = read(path, documents.word(first + paragraph("Chapter 2") + p(LAID_OUT, run("more")) + last))
+    assert [page.text for page in document.pages] == ["Chapter 1", "", "Chapter 2", "more"]
+
+
+def test_missing_page_marks_are_told(path: Path) -> None:
+    body = p(run("One")) + "".join(p(LAID_OUT, run(str(n))) for n in range(2, 10))
+    document = read(path, documents.word(body, app="<Pages>10</Pages>"))
+    assert document.paged
+    assert "may be up to 1 too low" in document.warnings[0]
+
+
+def test_without_enough_page_marks_there_are_sections(path: Path) -> None:
+    body = p(run("One")) + p(LAID_OUT, run("Two"))
+    document = read(path, documents.word(body, app="<Pages>40</Pages>"))
+    assert not document.paged
+    assert document.warnings == ()
+
+
+def test_page_breaks_alone_make_no_page_numbers(path: Path) -> None:
+    document = read(path, documents.word(p(run("One"), PAGE_BREAK, run("Two"))))
+    assert not document.paged
+    assert document.pages[0].text == "One\nTwo"
+
+
+@pytest.mark.parametrize(
+    "style",
+    [
+        '<w:style w:styleId="X"><w:pPr><w:outlineLvl w:val="1"/></w:pPr></w:style>',
+        '<w:style w:styleId="X"><w:name w:val="Heading 1"/></w:style>',
+        '<w:style w:styleId="X"><w:basedOn w:val="H"/></w:style>'
+        '<w:style w:styleId="H"><w:basedOn w:val="X"/><w:pPr><w:outlineLvl w:val="0"/></w:pPr></w:style>',
+    ],
+)
+def test_sections_begin_at_headings(path: Path, style: str) -> None:
+    heading = '<w:pStyle w:val="X"/>'
+    body = (
+        paragraph("Rent", heading) + paragraph("1,250") + paragraph("Deposit", heading) + paragraph("3,750")
+    )
+    document = read(path, documents.word(body, styles=style))
+    assert [page.text for page in document.pages] == ["Rent\n\n1,250", "Deposit\n\n3,750"]
+
+
+def test_the_title_is_that_of_the_properties(path: Path) -> None:
+    content = documents.word(paragraph("Hi"), core="<dc:title> The\nLease </dc:title>")
+    assert read(path, content).title == "The Lease"
+
+
+def test_a_document_without_text_is_empty(path: Path) -> None:
+    with pytest.raises(Empty):
+        read(path, documents.word("<w:p/>"))
+
+
+def test_a_part_that_inflates_beyond_the_limit_is_refused(path: Path) -> None:
+    bomb = documents.word(paragraph("0" * 1_000_000))
+    assert len(bomb) < 10_000
+    with pytest.raises(TooLarge, match="inflates to 1,000,"):
+        read(path, bomb, Limits(max_part_bytes=100_000))
+
+
+def test_a_part_that_lies_about_its_size_is_damaged(path: Path) -> None:
+    content = documents.word(paragraph("0" * 1_000_000))
+    entry = content.index(b"PK\x01\x02")  # the first entry of the directory is the document
+    size = entry + 24
+    with pytest.raises(Damaged):
+        read(path, content[:size] + (1000).to_bytes(4, "little") + content[size + 4 :])
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>',
+        '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>',
+    ],
+)
+def test_entities_are_refused(path: Path, declaration: str) -> None:
+    document = (
+        f"{declaration}<w:document {documents.NAMESPACES}><w:body>{paragraph('x')}</w:body></w:document>"
+    )
+    with pytest.raises(Damaged, match="entities"):
+        read(path, documents.zip_of({"word/document.xml": document}))
+
+
+def test_tables_nested_without_end_are_damaged(path: Path) -> None:
+    deep = "<w:tbl><w:tr><w:tc>" * 3000 + "</w:tc></w:tr></w:tbl>" * 3000
+    with pytest.raises(Damaged):
+        read(path, documents.word(deep))
+
+
+def test_a_zip_directory_of_many_megabytes_is_not_loaded(path: Path) -> None:
+    content = documents.word(paragraph("x"))
+    end = content.index(b"PK\x05\x06") + 12
+    with pytest.raises(TooLarge, match="parts"):
+        read(path, content[:end] + (500 << 20).to_bytes(4, "little") + content[end + 4 :])
