@@ -1,0 +1,136 @@
+"""The database: one engine a process, short transactions, and the doorbell rung after each commit.
+
+Whoever locks several things locks them in this order, so that nobody waits in a circle: idempotency key,
+SHA-256 of an upload, documents (by id), jobs, deliveries, outbox.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, delete, event, func, make_url, select
+from sqlalchemy.orm import Session
+
+from jobs.tables import OutboxRow
+
+#: Sends `(task, queue, subject_id)` to the queue. Must not raise: what nobody heard the sweep rings again.
+Ring = Callable[[str, str, str], None]
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The time, with its zone."""
+    return datetime.now(UTC)
+
+
+def open_engine(url: str) -> Engine:
+    """An SQLAlchemy engine for PostgreSQL or SQLite.
+
+    SQLite runs in WAL mode with `synchronous=NORMAL` (a power cut may lose the last commits, never corrupt:
+    sqlite.org/wal.html, section 2.3), and every transaction takes the write lock at its start, so that two
+    writers wait for each other instead of failing halfway (sqlite.org/lang_transaction.html, section 2.2).
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    if parsed.database and parsed.database != ":memory:":
+        _make(Path(parsed.database))
+    engine = create_engine(parsed, connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        for pragma in ("synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        reading = connection.get_execution_options().get("reading", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _make(path: Path) -> None:
+    """Have an SQLite file in WAL mode, which it keeps.
+
+    Of two connections that switch the mode at once, one fails without waiting: so the folder is locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    finally:
+        os.close(folder)
+
+
+class Database:
+    """Hands out transactions. `ring` is called for each message put into the outbox, once it is committed."""
+
+    def __init__(self, engine: Engine, *, ring: Ring, clock: Clock = utc_now) -> None:
+        self.engine = engine
+        self.clock = clock
+        self._ring = ring
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A transaction that writes: commits at the end of the block, rolls back on any exception."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            with session.begin():
+                yield session
+            for message in session.info.get("rings", ()):
+                self._ring(*message)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A transaction that only reads; it never waits for a writer on SQLite."""
+        with Session(self.engine.execution_options(reading=True), expire_on_commit=False) as session:
+            yield session
+
+    def post(
+        self, session: Session, task: str, queue: str, subject_id: str, *, after: timedelta | None = None
+    ) -> None:
+        """Leave a message in the outbox, within the transaction of the work it is about."""
+        now = self.clock()
+        session.add(
+            OutboxRow(
+                task=task,
+                queue=queue,
+                subject_id=subject_id,
+                due_at=now + (after or timedelta()),
+                rung_at=None if after else now,
+            )
+        )
+        if not after:
+            session.info.setdefault("rings", []).append((task, queue, subject_id))
+
+    def take(self, session: Session, subject_id: str) -> bool:
+        """Take what was rung about a piece of work out of the outbox; False if nobody rang for it."""
+        rung = delete(OutboxRow).where(OutboxRow.subject_id == subject_id, OutboxRow.rung_at.is_not(None))
+        return bool(session.scalars(rung.returning(OutboxRow.id)).all())
+
+    def drop(self, session: Session, subject_id: str) -> None:
+        """Take every message about a piece of work out of the outbox: it is not to be done now."""
+        session.execute(delete(OutboxRow).where(OutboxRow.subject_id == subject_id))
+
+    @staticmethod
+    def alone(session: Session, name: str) -> None:
+        """Until the transaction ends, let no other one past this line under the same name.
+
+        For what has no row to lock yet. SQLite's only writer is alone as it is.
+        """
+        if session.get_bind().dialect.name == "postgresql":
+            session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
+    def close(self) -> None:
+        """Return every connection."""
+        self.engine.dispose()

@@ -1,0 +1,187 @@
+"""Documents: uploads on their way to pages of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from jobs.database import Database
+from jobs.errors import DocumentInUse, DocumentNotFound
+from jobs.files import Stored
+from jobs.idempotency import Key, once
+from jobs.ids import new_id
+from jobs.lease import claim, held, hold
+from jobs.page import Page, page_of
+from jobs.queues import CPU, PARSE
+from jobs.status import UNFINISHED, DocumentStatus, Status
+from jobs.tables import DocumentRow, JobDocumentRow, JobRow
+
+
+class Documents:
+    """The documents in the record."""
+
+    def __init__(self, database: Database, *, lease_s: float) -> None:
+        self._database = database
+        self._lease_s = lease_s
+
+    def add(
+        self, stored: Stored, *, filename: str, password: str | None, key: Key | None = None
+    ) -> tuple[DocumentRow, bool]:
+        """Record an upload and ask for its text; the row, and whether it is new.
+
+        The same bytes are the same document. One that failed is tried again.
+
+        Raises:
+            DocumentNotFound: the key's first request made a document that was deleted since.
+        """
+        with self._database.transaction() as session:
+            new = False
+
+            def make() -> str:
+                nonlocal new
+                self._database.alone(session, stored.sha256)
+                row = session.scalar(
+                    select(DocumentRow).where(DocumentRow.sha256 == stored.sha256).with_for_update()
+                )
+                if row is None:
+                    new = True
+                    row = DocumentRow(
+                        id=new_id("doc"),
+                        sha256=stored.sha256,
+                        filename=filename[-255:],
+                        size_bytes=stored.size_bytes,
+                        password=password,
+                        created_at=self._database.clock(),
+                    )
+                    session.add(row)
+                    session.flush()
+                    self._database.post(session, PARSE, CPU, row.id)
+                elif row.status == DocumentStatus.FAILED:
+                    self.parse_again(session, row, password=password)
+                return row.id
+
+            document_id, _ = once(self._database, session, key, make)
+            return self._found(session.get(DocumentRow, document_id), document_id), new
+
+    def parse_again(self, session: Session, row: DocumentRow, *, password: str | None = None) -> None:
+        """Queue a failed document once more."""
+        row.status = DocumentStatus.QUEUED
+        row.tries = 0
+        row.error = None
+        row.pages_done = 0
+        row.password = password or row.password
+        self._database.post(session, PARSE, CPU, row.id)
+
+    def get(self, document_id: str) -> DocumentRow:
+        """One document.
+
+        Raises:
+            DocumentNotFound: no such id.
+        """
+        with self._database.reading() as session:
+            return self._found(session.get(DocumentRow, document_id), document_id)
+
+    def locked(
+        self, session: Session, document_ids: Iterable[str], *, to_read: bool = False
+    ) -> list[DocumentRow]:
+        """The documents, in the order asked for, none of which can change until the transaction ends.
+
+        Raises:
+            DocumentNotFound: one does not exist.
+        """
+        wanted = list(document_ids)
+        rows = session.scalars(
+            select(DocumentRow)
+            .where(DocumentRow.id.in_(wanted))
+            .order_by(DocumentRow.id)
+            .with_for_update(read=to_read)
+        )
+        found = {row.id: row for row in rows}
+        return [self._found(found.get(document_id), document_id) for document_id in wanted]
+
+    def page(self, *, limit: int, after: str | None) -> Page[DocumentRow]:
+        """Documents, newest first."""
+        with self._database.reading() as session:
+            return page_of(session, select(DocumentRow), DocumentRow.id, limit=limit, after=after)
+
+    def delete(self, document_id: str) -> str:
+        """Forget a document and the finished jobs on it; the SHA-256 of the file to delete.
+
+        Raises:
+            DocumentNotFound: no such id.
+            DocumentInUse: an unfinished job needs it.
+        """
+        with self._database.transaction() as session:
+            [row] = self.locked(session, [document_id])
+            jobs = JobRow.id.in_(
+                select(JobDocumentRow.job_id).where(JobDocumentRow.document_id == document_id)
+            )
+            if session.scalar(select(JobRow.id).where(jobs, JobRow.status.in_(UNFINISHED)).limit(1)):
+                raise DocumentInUse
+            session.execute(delete(JobRow).where(jobs), execution_options={"synchronize_session": False})
+            self._database.drop(session, document_id)
+            session.delete(row)
+            return row.sha256
+
+    def claim(self, document_id: str) -> DocumentRow | None:
+        """Take a document to parse it."""
+        with self._database.transaction() as session:
+            return claim(self._database, session, DocumentRow, document_id, self._lease_s)
+
+    def beat(self, row: DocumentRow, *, pages_done: int, pages_total: int | None) -> None:
+        """Renew the lease and tell how far the parser is.
+
+        Raises:
+            LeaseLost: another worker has the document.
+        """
+        with self._database.transaction() as session:
+            kept = held(session, row)
+            hold(self._database, kept, self._lease_s)
+            kept.pages_done = pages_done
+            kept.pages_total = pages_total
+
+    def ready(self, row: DocumentRow, facts: dict[str, Any]) -> Sequence[str]:
+        """The text is stored: note the parser's facts; ids of jobs that waited for this document."""
+        with self._database.transaction() as session:
+            kept = held(session, row)
+            for name, value in facts.items():
+                setattr(kept, name, value)
+            kept.status = DocumentStatus.READY
+            kept.lease_until = None
+            kept.password = None
+            kept.parsed_at = self._database.clock()
+            return self._waiting(session, row.id)
+
+    def fail(self, row: DocumentRow, error: dict[str, Any]) -> Sequence[str]:
+        """The document cannot be read: note why; ids of jobs that waited for it."""
+        with self._database.transaction() as session:
+            kept = held(session, row)
+            self.set_failed(kept, error)
+            return self._waiting(session, row.id)
+
+    @staticmethod
+    def set_failed(row: DocumentRow, error: dict[str, Any]) -> None:
+        """Mark a row failed, within the caller's transaction."""
+        row.status = DocumentStatus.FAILED
+        row.lease_until = None
+        row.password = None
+        row.error = error
+
+    @staticmethod
+    def _found(row: DocumentRow | None, document_id: str) -> DocumentRow:
+        if row is None:
+            raise DocumentNotFound(
+                f"There is no document {document_id!r}. Upload it first: POST /v1/documents."
+            )
+        return row
+
+    @staticmethod
+    def _waiting(session: Session, document_id: str) -> Sequence[str]:
+        return session.scalars(
+            select(JobRow.id)
+            .join(JobDocumentRow)
+            .where(JobDocumentRow.document_id == document_id, JobRow.status == Status.QUEUED)
+        ).all()

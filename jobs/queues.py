@@ -1,0 +1,9 @@
+"""Names of the queues and of the tasks on them: the words API and workers exchange through the broker."""
+
+CPU = "cpu"
+MODEL = "model"
+
+PARSE = "unabridged.parse"
+READ = "unabridged.read"
+DELIVER = "unabridged.deliver"
+SWEEP = "unabridged.sweep"

@@ -1,0 +1,51 @@
+"""The record: database, files and what is kept in them, built in one place for API and workers alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobs.database import Clock, Database, Ring, open_engine, utc_now
+from jobs.deliveries import Deliveries
+from jobs.documents import Documents
+from jobs.files import FileStore
+from jobs.ledger import Ledger
+from jobs.workers import Workers
+from settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The collaborators that know what was uploaded and asked."""
+
+    database: Database
+    documents: Documents
+    ledger: Ledger
+    deliveries: Deliveries
+    workers: Workers
+    files: FileStore
+
+    def close(self) -> None:
+        """Return every connection."""
+        self.database.close()
+
+
+def open_record(settings: Settings, *, ring: Ring, clock: Clock = utc_now) -> Record:
+    """The record that `settings` name. `ring` is the queue's doorbell."""
+    database = Database(open_engine(settings.database), ring=ring, clock=clock)
+    documents = Documents(database, lease_s=settings.lease_s)
+    deliveries = Deliveries(database, lease_s=settings.lease_s)
+    return Record(
+        database=database,
+        documents=documents,
+        ledger=Ledger(
+            database,
+            documents,
+            deliveries,
+            lease_s=settings.lease_s,
+            max_queued=settings.max_queued,
+            job_timeout_s=settings.job_timeout_s,
+        ),
+        deliveries=deliveries,
+        workers=Workers(database),
+        files=FileStore(settings.data, max_upload_bytes=settings.max_upload_bytes),
+    )

@@ -1,0 +1,1 @@
+"""The revisions, each one step from the one before."""

@@ -1,0 +1,144 @@
+"""Documents, from the upload to pages of text."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+from services import Doorbell, MovableClock
+from story import ERROR, FACTS, OUTCOME, Story
+
+from jobs.errors import DocumentInUse, DocumentNotFound, JobNotFound
+from jobs.files import Stored
+from jobs.objects import Document
+from jobs.queues import CPU, PARSE
+from jobs.record import Record
+from jobs.status import DocumentStatus, Status
+
+
+def stored(data: bytes) -> Stored:
+    return Stored(hashlib.sha256(data).hexdigest(), len(data))
+
+
+def test_the_same_bytes_are_the_same_document(record: Record, ring: Doorbell) -> None:
+    first, new = record.documents.add(stored(b"same"), filename="a.pdf", password=None)
+    assert new
+    again, new = record.documents.add(stored(b"same"), filename="b.pdf", password=None)
+    assert not new
+    assert (again.id, again.filename) == (first.id, "a.pdf")
+    assert ring.take() == [(PARSE, CPU, first.id)]
+
+
+def test_other_bytes_are_another_document(record: Record) -> None:
+    one, _ = record.documents.add(stored(b"one"), filename="a.pdf", password=None)
+    two, new = record.documents.add(stored(b"two"), filename="a.pdf", password=None)
+    assert new
+    assert one.id != two.id
+
+
+def test_the_same_bytes_uploaded_at_once_are_one_document(
+    record: Record, background: ThreadPoolExecutor
+) -> None:
+    for turn in range(5):
+        add = partial(record.documents.add, stored(b"%d" % turn), password=None)
+        added = list(background.map(lambda name, add=add: add(filename=name), "abcdefgh"))
+        assert len({row.id for row, _ in added}) == 1
+        assert sum(new for _, new in added) == 1
+
+
+def test_a_long_name_keeps_its_end_where_the_suffix_is(record: Record) -> None:
+    row, _ = record.documents.add(stored(b"x"), filename="a" * 300 + ".pdf", password=None)
+    assert len(row.filename) == 255
+    assert row.filename.endswith("a.pdf")
+
+
+def test_a_parsed_document_tells_what_the_parser_found_and_forgets_the_password(
+    record: Record, story: Story, clock: MovableClock
+) -> None:
+    document = story.upload(password="secret")
+    claimed = record.documents.claim(document.id)
+    assert claimed is not None
+    assert claimed.password == "secret"
+    record.documents.ready(claimed, FACTS)
+    row = record.documents.get(document.id)
+    assert (row.status, row.pages_total, row.parsed_at) == (DocumentStatus.READY, 3, clock())
+    assert row.password is None
+    assert row.lease_until is None
+
+
+def test_a_heartbeat_tells_the_pages_parsed(record: Record, story: Story) -> None:
+    claimed = record.documents.claim(story.upload().id)
+    assert claimed is not None
+    record.documents.beat(claimed, pages_done=2, pages_total=9)
+    shown = Document.of(record.documents.get(claimed.id))
+    assert (shown.pages.done, shown.pages.total) == (2, 9)
+    assert shown.status is DocumentStatus.IN_PROGRESS
+
+
+def test_a_document_that_failed_is_tried_again_when_it_is_uploaded_again(
+    record: Record, story: Story, ring: Doorbell
+) -> None:
+    document = story.fail_to_parse(story.upload(b"locked", password="wrong"))
+    assert document.error == ERROR
+    assert document.password is None
+    ring.take()
+    again, new = record.documents.add(stored(b"locked"), filename="a.pdf", password="right")
+    assert not new
+    assert (again.id, again.status, again.error) == (document.id, DocumentStatus.QUEUED, None)
+    assert ring.take() == [(PARSE, CPU, document.id)]
+    claimed = record.documents.claim(document.id)
+    assert claimed is not None
+    assert claimed.password == "right"
+
+
+def test_a_document_nobody_uses_can_be_deleted(record: Record, story: Story, ring: Doorbell) -> None:
+    document = story.upload()
+    assert record.documents.delete(document.id) == document.sha256
+    with pytest.raises(DocumentNotFound):
+        record.documents.get(document.id)
+    assert record.documents.claim(document.id) is None
+
+
+def test_deleting_a_document_deletes_the_finished_jobs_on_it_and_what_they_left(
+    record: Record, story: Story
+) -> None:
+    document, other = story.read_document(), story.read_document()
+    job = story.begin(story.ask(document, other, webhook_url="https://example.org/hook"))
+    record.ledger.complete(job, OUTCOME)
+    [delivery] = record.deliveries.of_job(job.id)
+    kept = story.ask(other)
+    record.documents.delete(document.id)
+    with pytest.raises(JobNotFound):
+        record.ledger.get(job.id)
+    assert record.deliveries.of_job(job.id) == []
+    assert record.deliveries.claim(delivery.id) is None
+    assert record.ledger.get(kept.id).status == Status.QUEUED
+    assert record.documents.get(other.id).status == DocumentStatus.READY
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["queued", "in progress"])
+def test_a_document_an_unfinished_job_needs_cannot_be_deleted(
+    record: Record, story: Story, started: bool
+) -> None:
+    document = story.read_document()
+    job = story.ask(document)
+    if started:
+        story.begin(job)
+    with pytest.raises(DocumentInUse):
+        record.documents.delete(document.id)
+    assert record.documents.get(document.id).status == DocumentStatus.READY
+
+
+def test_deleting_what_is_not_there_says_so(record: Record) -> None:
+    with pytest.raises(DocumentNotFound, match="doc_nothing"):
+        record.documents.delete("doc_nothing")
+
+
+def test_deleted_bytes_can_be_uploaded_again(record: Record, story: Story) -> None:
+    first = story.read_document()
+    record.documents.delete(first.id)
+    again, new = record.documents.add(Stored(first.sha256, first.size_bytes), filename="a.txt", password=None)
+    assert new
+    assert again.id != first.id
