@@ -1,0 +1,111 @@
+"""The engine's reading in pieces computes what a plain forward pass computes."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, PretrainedConfig, Qwen3Config
+
+from worker.engine.attention import merge, reference, select
+from worker.engine.decoder import Decoder
+from worker.engine.errors import ModelLoadError
+
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 4096,
+    "pad_token_id": None,
+    "eos_token_id": 1,
+    "initializer_range": 0.2,  # sharp attention: single keys count
+}
+CONFIGS = {
+    "llama": LlamaConfig(num_attention_heads=8, num_key_value_heads=2, **SMALL),
+    "glm": GlmConfig(num_attention_heads=8, num_key_value_heads=4, **SMALL),
+    "qwen3": Qwen3Config(num_attention_heads=4, num_key_value_heads=1, **SMALL),
+    "without groups": LlamaConfig(num_attention_heads=4, num_key_value_heads=4, **SMALL),
+}
+TOKENS = 700
+
+
+def plain_logits(config: PretrainedConfig, ids: list[int]) -> tuple[torch.nn.Module, torch.Tensor]:
+    """A model and what it says of every position in one eager pass."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.inference_mode():
+        return model, model(torch.tensor([ids])).logits[0]
+
+
+@pytest.fixture
+def ids() -> list[int]:
+    return torch.randint(0, 300, (TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("cuts", [[700], [1, 2, 3, 700], [256, 512, 700], [699, 700], [350, 351, 352, 700]])
+def test_chunks_give_the_logits_of_a_plain_forward(name: str, cuts: list[int], ids: list[int]) -> None:
+    model, expected = plain_logits(CONFIGS[name], ids)
+    decoder = Decoder(model)
+    with torch.inference_mode():
+        buffer = decoder.new_buffer(TOKENS)
+        for start, end in pairwise([0, *cuts]):
+            logits = decoder.read(ids[start:end], [], buffer)
+            assert (logits - expected[end - 1]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_tail_behind_a_shared_prefix_gives_the_logits_of_a_plain_forward(name: str, ids: list[int]) -> None:
+    model, expected = plain_logits(CONFIGS[name], ids)
+    decoder = Decoder(model)
+    with torch.inference_mode():
+        prefix, tail = decoder.new_buffer(500), decoder.new_buffer(200)
+        decoder.read(ids[:500], [], prefix)
+        for start, end in pairwise([500, 510, 511, 640, 700]):
+            logits = decoder.read(ids[start:end], [prefix], tail)
+            assert (logits - expected[end - 1]).abs().max() < 1e-4
+
+
+def test_a_reused_prefix_gives_bit_equal_logits(ids: list[int]) -> None:
+    decoder = Decoder(plain_logits(CONFIGS["glm"], ids)[0])
+    with torch.inference_mode():
+        results = []
+        prefix = decoder.new_buffer(512)
+        decoder.read(ids[:256], [], prefix)
+        decoder.read(ids[256:512], [], prefix)
+        for _ in range(2):
+            tail = decoder.new_buffer(200)
+            results.append(decoder.read(ids[512:], [prefix], tail))
+    assert torch.equal(*results)
+
+
+def test_blocks_of_the_reference_and_merged_pieces_are_exact_attention() -> None:
+    generator = torch.Generator().manual_seed(2)
+    q = torch.randn(1, 2, 4_200, 8, generator=generator)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True, scale=0.5)
+    output, _ = reference(q, q, q, 0.5, True)
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
+    k, v = torch.randn(2, 1, 2, 900, 8, generator=generator)
+    pieces = [reference(q, k[:, :, a:b], v[:, :, a:b], 0.5, False) for a, b in [(0, 1), (1, 640), (640, 900)]]
+    torch.testing.assert_close(merge(pieces), reference(q, k, v, 0.5, False), atol=1e-5, rtol=1e-4)
+
+
+def test_the_self_test_keeps_a_right_kernel() -> None:
+    chosen = select(torch.device("cpu"), torch.float32, heads=9, kv_heads=3, dim=64)
+    assert reference not in (chosen.many, chosen.few)
+
+
+def test_a_model_with_sliding_windows_is_refused() -> None:
+    config = Qwen3Config(
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        use_sliding_window=True,
+        sliding_window=64,
+        max_window_layers=0,
+        **SMALL,
+    )
+    with pytest.raises(ModelLoadError, match="full attention"):
+        Decoder(AutoModelForCausalLM.from_config(config))

@@ -1,0 +1,180 @@
+"""A model's files, their tokenizer and the engine's thread put together. Imports torch and transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
+
+from worker.engine import default_model
+from worker.engine.decoder import Decoder
+from worker.engine.errors import EngineError, ModelLoadError
+from worker.engine.fast_codec import FastCodec
+from worker.engine.local import LocalEngine
+from worker.engine.tokenizer import PromptTokenizer
+from worker.engine.types import ModelCard, Weights
+
+_PREFILL_CHUNK = {"cpu": 512, "cuda": 8_192}
+_CUDA_RESERVE_BYTES = 1 << 30  # for fragments, and for what is not ours
+_GLM_1M_WINDOW, _GLM_1M_KV_HEADS = 1_048_576, 4
+
+
+def assemble(
+    model: str | None,
+    *,
+    cache_dir: Path,
+    revision: str | None,
+    device: str,
+    weights: Literal["auto"] | Weights,
+    kv_budget_bytes: int | None,
+    prefill_chunk: int | None,
+    max_active: int,
+) -> LocalEngine:
+    """What `load_engine` does, in the same terms."""
+    with _translated(model or "The default model"):
+        target = _device(device)
+        kind = _weights(weights, target)
+        source = _source(model, revision, cache_dir)
+        config = AutoConfig.from_pretrained(source.path, revision=source.hub_revision)
+        _check(config)
+        tokenizer = _tokenizer(source)
+        decoder = Decoder(_model(source, target, kind))
+        chunk = min(prefill_chunk or _PREFILL_CHUNK[target.type], decoder.window)
+        activation_bytes = decoder.warm_up(chunk if target.type == "cuda" else 16)
+        card = ModelCard(
+            name=source.name,
+            revision=source.revision or config._commit_hash,
+            window=decoder.window,
+            device=_describe(target),
+            weights=kind,
+            kv_bytes_per_token=decoder.kv_bytes_per_token,
+        )
+        return LocalEngine(
+            decoder,
+            tokenizer,
+            card,
+            kv_budget_bytes=kv_budget_bytes or _free_bytes(target, activation_bytes),
+            prefill_chunk=chunk,
+            max_active=max_active,
+        )
+
+
+class _Source(NamedTuple):
+    name: str
+    path: str  # a folder or a name on the hub, as transformers takes it
+    hub_revision: str | None
+    revision: str | None  # what the files are, where that is known before they are loaded
+
+
+def _source(model: str | None, revision: str | None, cache_dir: Path) -> _Source:
+    if model is None:
+        folder, fingerprint = default_model.prepare(cache_dir)
+        return _Source(default_model.NAME, str(folder), None, fingerprint)
+    if Path(model).is_dir():
+        return _Source(model, model, None, "local")
+    return _Source(model, model, revision, None)
+
+
+@contextmanager
+def _translated(model: str) -> Iterator[None]:
+    try:
+        yield
+    except EngineError:
+        raise
+    except torch.OutOfMemoryError as exc:
+        raise ModelLoadError("The model does not fit on the device; use NF4 or a smaller model.") from exc
+    except Exception as exc:  # transformers raises whatever its parts raise
+        raise ModelLoadError(f"{model} could not be loaded: {exc}") from exc
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type not in _PREFILL_CHUNK:
+        raise ModelLoadError(f"The device {name} is not supported; use cpu or cuda.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelLoadError("There is no CUDA device here; use the device cpu.")
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def _weights(wanted: Literal["auto"] | Weights, device: torch.device) -> Weights:
+    if wanted == "auto":
+        return "nf4" if device.type == "cuda" else "fp32"
+    if wanted == "nf4" and device.type != "cuda":
+        raise ModelLoadError("NF4 weights need a CUDA device; use fp32 on the CPU.")
+    return wanted
+
+
+def _check(config: Any) -> None:
+    text = config.get_text_config()
+    if (
+        text.model_type == "glm"
+        and text.max_position_embeddings >= _GLM_1M_WINDOW
+        and text.num_key_value_heads != _GLM_1M_KV_HEADS
+    ):
+        raise ModelLoadError(
+            f"GLM-4-9B-Chat-1M has {_GLM_1M_KV_HEADS} KV heads, this model {text.num_key_value_heads}; "
+            "take the files of the 1M model, not those of the 128K model."
+        )
+
+
+def _tokenizer(source: _Source) -> PromptTokenizer:
+    tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.hub_revision)
+    if not tokenizer.chat_template:
+        raise ModelLoadError("The model has no chat template; take its instruction-tuned or chat version.")
+
+    def render(messages: list[dict[str, str]]) -> str:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    return PromptTokenizer(FastCodec(tokenizer), render, _stop_ids(source, tokenizer))
+
+
+def _stop_ids(source: _Source, tokenizer: Any) -> list[int]:
+    """The generation config's stop tokens (one or a list), then the tokenizer's."""
+    try:
+        stop = GenerationConfig.from_pretrained(
+            source.path, revision=source.hub_revision or "main"
+        ).eos_token_id
+    except OSError:  # it has none
+        stop = None
+    listed = stop if isinstance(stop, list) else [stop]
+    return [token for token in dict.fromkeys([*listed, tokenizer.eos_token_id]) if token is not None]
+
+
+def _model(source: _Source, device: torch.device, weights: Weights) -> Any:
+    options: dict[str, Any] = {"dtype": torch.float32 if weights == "fp32" else torch.bfloat16}
+    if weights == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    return AutoModelForCausalLM.from_pretrained(
+        source.path, revision=source.hub_revision, device_map={"": device}, **options
+    )
+
+
+def _describe(device: torch.device) -> str:
+    return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+
+
+def _free_bytes(device: torch.device, activation_bytes: int) -> int:
+    """Memory for keys and values beside the weights and a chunk's activations."""
+    if device.type == "cpu":
+        return int(psutil.virtual_memory().available // 2)
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(0, int(free - 1.25 * activation_bytes - _CUDA_RESERVE_BYTES))

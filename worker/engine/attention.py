@@ -1,0 +1,195 @@
+"""Attention over a past in pieces, merged exactly.
+
+A chunk of queries sees all of its past and, causally, itself. Each piece is one kernel call returning its
+output and the log-sum-exp of its scores; pieces are merged in fp32 (FlashAttention-2, section 3.1). Over
+the past there is no causal mask, so the query heads that share a KV head are folded into the query
+length: keys and values are streamed once a group and never repeated.
+
+Shapes: queries (1, heads, queries, dim), keys and values (1, KV heads, keys, dim), log-sum-exp
+(1, heads, queries) in fp32.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from worker.engine.kv import LayerKV
+
+logger = logging.getLogger(__name__)
+
+NAME = "unabridged"
+
+Kernel = Callable[[Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
+"""(queries, keys, values, scale, causal) -> (output, log-sum-exp), with as many query as KV heads."""
+
+_REFERENCE_BLOCK = 4_096
+# Largest relative error against fp32 that a kernel may show.
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+# Memory-efficient and cuDNN kernels have been wrong beyond 65,536 keys or with few KV heads.
+_SELF_TEST_KEYS = {"cpu": 1_500, "cuda": 66_001}
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    """Plain fp32 products in blocks of keys; right on every device, and slow."""
+    queries = torch.arange(q.shape[2], device=q.device)[:, None]
+    parts = []
+    for start in range(0, k.shape[2], _REFERENCE_BLOCK):
+        block = slice(start, start + _REFERENCE_BLOCK)
+        scores = q.float() @ k[:, :, block].float().transpose(-1, -2) * scale
+        if causal:
+            keys = torch.arange(start, start + scores.shape[-1], device=q.device)
+            scores = scores.masked_fill(keys > queries, float("-inf"))
+        lse = scores.logsumexp(-1)
+        weights = (
+            (scores - lse[..., None]).exp().nan_to_num(0.0)
+        )  # a block wholly in the future weighs nothing
+        parts.append((weights @ v[:, :, block].float(), lse))
+    output, lse = merge(parts)
+    return output.to(q.dtype), lse
+
+
+def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal, scale=scale
+    )
+    return output, lse
+
+
+def _flash_cuda(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    output, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+        q, k, v, 0.0, causal, False, scale=scale
+    )
+    return output, lse
+
+
+def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    output, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        q, k, v, None, True, 0.0, causal, False, scale=scale
+    )
+    return output, lse.squeeze(-1)
+
+
+# The fastest first. cuDNN is nearly twice as fast as flash with many queries; with one query it is 17 times
+# slower, and it takes about 50 ms to plan for every new shape, which a short suffix would pay each time.
+_MANY: dict[str, list[Kernel]] = {"cpu": [_flash_cpu], "cuda": [_cudnn, _flash_cuda]}
+_FEW: dict[str, list[Kernel]] = {"cpu": [_flash_cpu], "cuda": [_flash_cuda]}
+_FEW_QUERIES = 512
+
+
+def merge(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Softmax over the union of the parts' keys, from each part's output and log-sum-exp."""
+    if len(parts) == 1:
+        return parts[0]
+    lse = torch.stack([part[1] for part in parts]).logsumexp(0)
+    output = torch.zeros_like(parts[0][0], dtype=torch.float32)
+    for part, part_lse in parts:
+        output.addcmul_(part.float(), (part_lse - lse).exp()[..., None])
+    return output, lse
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """The kernels that one device passed."""
+
+    many: Kernel  #: for chunks of a document
+    few: Kernel  #: for below `_FEW_QUERIES` queries: a suffix, and the one query of a token that is written
+
+    def attend(self, layer: LayerKV, q: Tensor, scale: float) -> Tensor:
+        """Output (1, heads, queries, dim) of a chunk's queries over its past and itself."""
+        queries = q.shape[2]
+        kernel = self.few if queries < _FEW_QUERIES else self.many
+        if queries == 1:
+            return merge([_grouped(kernel, q, k, v, scale) for k, v in layer.all()])[0].to(q.dtype)
+        parts = [_grouped(kernel, q, k, v, scale) for k, v in layer.past()]
+        k, v = (_repeat_heads(x, q.shape[1]) for x in layer.new(queries))
+        return merge([*parts, kernel(q, k, v, scale, True)])[0].to(q.dtype)
+
+
+def _grouped(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Every query over every key, the heads of a group folded into the query length."""
+    _, heads, queries, dim = q.shape
+    output, lse = kernel(q.reshape(1, k.shape[1], -1, dim), k, v, scale, False)
+    return output.reshape(1, heads, queries, dim), lse.reshape(1, heads, queries)
+
+
+def _repeat_heads(x: Tensor, heads: int) -> Tensor:
+    return x.repeat_interleave(heads // x.shape[1], dim=1)
+
+
+def select(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, dim: int) -> Attention:
+    """Test the device's kernels against fp32 with the model's own head counts, and take the fastest right."""
+    keys = _SELF_TEST_KEYS[device.type]
+    generator = torch.Generator(device).manual_seed(0)
+    # A slice of a longer buffer, as the engine's own: its heads are not contiguous.
+    k, v = torch.randn(2, 1, kv_heads, keys + 64, dim, device=device, generator=generator)[..., :keys, :].to(
+        dtype
+    )
+    group = heads // kv_heads
+    return Attention(
+        many=_first_right(_MANY[device.type], [group * _FEW_QUERIES], k, v, generator),
+        few=_first_right(_FEW[device.type], [group, group * (_FEW_QUERIES // 4 - 1)], k, v, generator),
+    )
+
+
+def _first_right(
+    kernels: Sequence[Kernel], queries: Sequence[int], k: Tensor, v: Tensor, generator: torch.Generator
+) -> Kernel:
+    _, kv_heads, _, dim = k.shape
+    questions = [
+        torch.randn(1, kv_heads, n, dim, device=k.device, generator=generator).to(k.dtype) for n in queries
+    ]
+    for kernel in kernels:
+        try:
+            error = max(
+                max(_error(kernel, q, k, v, causal=False), _error(kernel, q, q, q, causal=True))
+                for q in questions
+            )
+        except RuntimeError as exc:  # not built for this device, or refuses these shapes
+            logger.warning("Attention kernel %s failed its self-test: %s", kernel.__name__, exc)
+            continue
+        if error <= _TOLERANCE[k.dtype]:
+            return kernel
+        logger.warning("Attention kernel %s is off by %.2g and is not used.", kernel.__name__, error)
+    logger.warning("No attention kernel passed; plain matrix products are used, which are slow.")
+    return reference
+
+
+def _error(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> float:
+    """Largest of the output's and the log-sum-exp's relative errors against fp32."""
+    scale = 4 * q.shape[-1] ** -0.5  # sharp enough that single keys count
+    expected, expected_lse = reference(q.float(), k.float(), v.float(), scale, causal)
+    output, lse = kernel(q, k, v, scale, causal)
+    errors = [
+        (got.float() - want).norm() / want.norm() for got, want in ((output, expected), (lse, expected_lse))
+    ]
+    return max(float(error.nan_to_num(float("inf"))) for error in errors)
+
+
+def _forward(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Callable[[Tensor, float], Tensor],
+    value: None,
+    attention_mask: None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls; `key` is what `PromptCache.update` returned in place of keys."""
+    for name in ("sliding_window", "softcap", "s_aux"):
+        if options.get(name) is not None:
+            raise NotImplementedError(
+                f"this model's attention uses {name}, which the engine does not support"
+            )
+    return key(query, options["scaling"]).transpose(1, 2), None
+
+
+def register() -> None:
+    """Make the attention known to transformers under `NAME`; no mask is ever built for it."""
+    AttentionInterface.register(NAME, _forward)
+    AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)

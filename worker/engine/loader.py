@@ -1,0 +1,43 @@
+"""From a model's name to a running engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from worker.engine.types import Engine, Weights
+
+
+def load_engine(
+    model: str | None = None,
+    *,
+    cache_dir: Path,
+    revision: str | None = None,
+    device: str = "auto",
+    weights: Literal["auto"] | Weights = "auto",
+    kv_budget_bytes: int | None = None,
+    prefill_chunk: int | None = None,
+    max_active: int = 8,
+) -> Engine:
+    """Load a model and start its engine.
+
+    `model` is a name on the model hub or a folder; None is the small default model, which needs no download
+    and is converted once into `cache_dir`. `device`: "auto", "cpu", "cuda" or, for instance, "cuda:1".
+    `weights` "auto" is NF4 on CUDA and fp32 on the CPU. `kv_budget_bytes`, the memory for keys and values,
+    is by default what CUDA has left, or half of the free memory on the CPU. `prefill_chunk`: tokens read at
+    once. `max_active`: requests read and written at the same time.
+
+    Raises `ModelLoadError`.
+    """
+    from worker.engine.assembly import assemble  # imports torch, which takes seconds
+
+    return assemble(
+        model,
+        cache_dir=cache_dir,
+        revision=revision,
+        device=device,
+        weights=weights,
+        kv_budget_bytes=kv_budget_bytes,
+        prefill_chunk=prefill_chunk,
+        max_active=max_active,
+    )

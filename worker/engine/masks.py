@@ -1,0 +1,101 @@
+"""Restrictions on what may be written: JSON that fits a schema, and verbatim quotations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from llguidance import LLMatcher
+from numpy.typing import ArrayLike, NDArray
+
+from worker.engine.errors import UnsupportedSchema
+
+if TYPE_CHECKING:
+    from worker.engine.tokenizer import PromptTokenizer
+
+_NOTHING: NDArray[np.int64] = np.empty(0, np.int64)
+
+
+def check_schema(schema: dict[str, Any]) -> None:
+    """Raise `UnsupportedSchema`, with the reason, unless `JsonSchemaMask` can enforce `schema` exactly.
+
+    Needs neither a model nor a tokenizer, so that a schema can be refused when it arrives.
+    """
+    _grammar(schema)
+
+
+def _grammar(schema: dict[str, Any]) -> str:
+    try:
+        # Fixed separators: a weak model left free to write blanks may write nothing else.
+        # Overrides win over an "x-guidance" key in the schema, which could switch enforcement off.
+        grammar = LLMatcher.grammar_from_json_schema(
+            schema,
+            overrides={
+                "whitespace_flexible": False,
+                "item_separator": ", ",
+                "key_separator": ": ",
+                "lenient": False,
+                "coerce_one_of": False,
+            },
+        )
+    except (TypeError, ValueError) as exc:
+        raise UnsupportedSchema(f"The JSON Schema cannot be enforced: {exc}.") from exc
+    if error := LLMatcher.validate_grammar(grammar):
+        raise UnsupportedSchema(f"The JSON Schema cannot be enforced: {error}.")
+    return grammar
+
+
+class JsonSchemaMask:
+    """The answer is one JSON value that fits a schema, on a single line."""
+
+    def __init__(self, schema: dict[str, Any], tokenizer: PromptTokenizer) -> None:
+        """Raises `UnsupportedSchema`."""
+        self._matcher = LLMatcher(tokenizer.grammar_vocabulary(), _grammar(schema))
+        self._seen = 0
+
+    def allowed(self, generated: Sequence[int]) -> NDArray[np.int64]:
+        """Ids of the tokens that keep the answer on the way to a fitting value."""
+        self._matcher.consume_tokens(list(generated[self._seen :]))
+        self._seen = len(generated)
+        if self._matcher.is_error():
+            raise UnsupportedSchema(f"The JSON Schema is too complex: {self._matcher.get_error()}.")
+        if self._matcher.is_stopped():
+            return _NOTHING
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        return np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+
+
+class QuoteMask:
+    """The answer copies one passage of the document, token by token.
+
+    All passages that still match what was written are followed at once: the first step looks at each of
+    them, the later ones only at those left.
+    """
+
+    def __init__(self, ids: ArrayLike, starts: ArrayLike, ends: ArrayLike, *, stop_id: int) -> None:
+        """The passages are `ids[start:end]` (`ids`: the prefix's tokens) for each pair of `starts` and `ends`.
+
+        `stop_id` (`PromptTokenizer.stop_ids[0]`) is offered where one passage ends and another goes on.
+        """
+        self._ids = np.asarray(ids, np.int64)
+        self._places = np.asarray(starts, np.int64)
+        self._ends = np.asarray(ends, np.int64)
+        self._stop_id = stop_id
+        self._seen = 0
+        self._keep(self._places < self._ends)
+        if not len(self._places):
+            raise ValueError("There is no passage to copy.")
+
+    def allowed(self, generated: Sequence[int]) -> NDArray[np.int64]:
+        """Ids of the tokens that follow `generated` in any passage."""
+        for written in range(self._seen, len(generated)):
+            self._keep(self._places + written < self._ends)
+            self._keep(self._ids[self._places + written] == generated[written])
+        self._seen = written = len(generated)
+        goes_on = self._places + written < self._ends
+        tokens = np.flatnonzero(np.bincount(self._ids[self._places[goes_on] + written]))
+        return tokens if goes_on.all() or not len(tokens) else np.append(tokens, self._stop_id)
+
+    def _keep(self, alive: NDArray[np.bool_]) -> None:
+        self._places, self._ends = self._places[alive], self._ends[alive]
