@@ -1,0 +1,53 @@
+"""Celery's settings, shared by the API (which only sends) and the workers.
+
+A message carries an id and nothing else; whether there is work to do is decided by a conditional UPDATE in SQL. So a message
+is acknowledged when it is taken (nothing is redelivered to a worker that is merely slow), and one that is lost is sent
+again by the sweep.
+"""
+
+from __future__ import annotations
+
+from jobs.queues import CPU, DELIVER, MODEL, PARSE, READ, SWEEP
+from settings import Settings
+
+_settings = Settings()
+
+broker_url = _settings.redis_url or "redis://127.0.0.1:1/0"
+result_backend = None
+task_ignore_result = True
+
+accept_content = ["json"]
+task_serializer = "json"
+enable_utc = True
+
+task_routes = {
+    PARSE: {"queue": CPU},
+    DELIVER: {"queue": CPU},
+    SWEEP: {"queue": CPU},
+    READ: {"queue": MODEL},
+}
+task_default_queue = CPU
+task_create_missing_queues = True
+
+task_acks_late = False
+worker_prefetch_multiplier = 1
+worker_cancel_long_running_tasks_on_connection_loss = False
+worker_hijack_root_logger = False
+worker_enable_remote_control = True
+worker_send_task_events = False
+
+# The queue's own names in a Redis that others may use too.
+broker_transport_options = {
+    "global_keyprefix": "unabridged:",
+    "socket_timeout": 10,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 25,
+    "retry_on_timeout": True,
+    "priority_steps": list(range(10)),
+    "queue_order_strategy": "priority",
+}
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+
+beat_schedule = {"sweep": {"task": SWEEP, "schedule": _settings.sweep_s, "options": {"expires": 60}}}

@@ -1,0 +1,85 @@
+"""Citations: what is found is given its page, what is not is never called verified."""
+
+from __future__ import annotations
+
+import pytest
+
+from parsers import Document, Page
+from worker.citations import quotations, unique, verify
+from worker.source import Source
+
+
+def source(*pages: str, document_id: str = "doc_a", paged: bool = True) -> Source:
+    numbered = tuple(Page(number, text) for number, text in enumerate(pages, 1))
+    return Source(document_id, "a.txt", Document(numbered, None, "text/plain", paged, (), "text/1"))
+
+
+REPORT = source(
+    "The works at Bergen were opened in 1912.",
+    "The company employs 1,204 people,\nmost of them in pro-\nduction.",
+    "",
+    "“Quality first” is its motto, and has been since the beginning.",
+)
+
+
+@pytest.mark.parametrize(
+    ("quote", "page", "match"),
+    [
+        ("opened in 1912", 1, "exact"),
+        ("employs 1,204 people, most of them in production", 2, "normalized"),
+        ("EMPLOYS 1,204 PEOPLE", 2, "normalized"),
+        ('"Quality first" is its motto', 4, "normalized"),
+    ],
+)
+def test_a_quotation_is_given_the_page_it_stands_on(quote: str, page: int, match: str) -> None:
+    citation = verify(quote, [REPORT])
+    assert (citation["page"], citation["match"], citation["verified"]) == (page, match, True)
+    assert citation["place"] == f"page {page}"
+
+
+def test_offsets_cut_the_quotation_out_of_its_page() -> None:
+    citation = verify("1,204 people, most of them", [REPORT])
+    text = REPORT.document.pages[1].text[citation["start"] : citation["end"]]
+    assert text == "1,204 people,\nmost of them"
+
+
+def test_a_nearly_right_quotation_is_shown_where_it_is_close_to_but_not_verified() -> None:
+    citation = verify("The works at Bergen were opened in 1913.", [REPORT])
+    assert (citation["page"], citation["match"], citation["verified"]) == (1, "close", False)
+    assert 0.9 <= citation["score"] < 1
+
+
+@pytest.mark.parametrize("quote", ["The company was dissolved in the spring of that year.", "", "   ", "zz"])
+def test_an_invented_quotation_has_no_page(quote: str) -> None:
+    citation = verify(quote, [REPORT])
+    assert (citation["page"], citation["match"], citation["verified"]) == (None, "none", False)
+
+
+def test_the_document_is_the_one_it_was_found_in() -> None:
+    other = source("Nothing of the sort.", "The company employs 7 people.", document_id="doc_b")
+    assert verify("employs 7 people", [REPORT, other])["document_id"] == "doc_b"
+
+
+def test_a_document_without_sheets_is_cited_by_section() -> None:
+    assert verify("opened in 1912", [source("It was opened in 1912.", paged=False)])["place"] == "section 1"
+
+
+def test_a_quotation_over_a_page_break_is_on_the_page_it_begins_on() -> None:
+    broken = source("The first half of it,", "and the second half of it.")
+    assert verify("half of it, and the second", [broken])["page"] == 1
+
+
+def test_characters_beyond_the_basic_plane_keep_offsets_right() -> None:
+    page = "𝒜𝒷𝒸 — the mark 🂡 stands before\nthe words that are quoted here."
+    citation = verify("stands before the words that", [source(page)])
+    assert page[citation["start"] : citation["end"]] == "stands before\nthe words that"
+
+
+def test_only_what_is_long_enough_between_marks_is_a_quotation() -> None:
+    text = 'He said "no", then “the company employs 1,204 people” and 「公司共有员工一千二百人」.'
+    assert quotations(text) == ["the company employs 1,204 people", "公司共有员工一千二百人"]
+
+
+def test_the_same_passage_is_cited_once() -> None:
+    twice = [verify("opened in 1912", [REPORT]), verify("opened  in 1912", [REPORT])]
+    assert len(unique(twice)) == 1

@@ -1,0 +1,269 @@
+"""The story of a job, told with the fake engine: whatever happens is in the record afterwards."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import parsers
+from jobs.objects import Job
+from jobs.params import NewJob
+from jobs.record import Record, open_record
+from jobs.status import Status
+from jobs.tables import Base, JobRow
+from settings import Settings
+from worker.engine import Engine, FakeEngine, NotFinite
+from worker.pipeline import Pipeline
+from worker.prompts import Prompts
+
+PAGES = (
+    "The works at Bergen were opened in 1912. They are blue and quite heavy.",
+    "The company employs 1,204 people across three plants. Revenue was 55 million.",
+)
+SCHEMA = {
+    "type": "object",
+    "properties": {"employees": {"type": "integer"}, "city": {"type": "string", "maxLength": 20}},
+    "required": ["employees", "city"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    record = open_record(Settings(data=tmp_path), ring=lambda *_: None)
+    Base.metadata.create_all(record.database.engine)
+    return record
+
+
+def add_document(record: Record, *pages: str, name: str = "a.txt") -> str:
+    """A document that is parsed already; its id."""
+    with record.files.incoming() as file:
+        file.write("\f".join([name, *pages]).encode())
+        stored = file.keep()
+    row, _ = record.documents.add(stored, filename=name, password=None)
+    claimed = record.documents.claim(row.id)
+    assert claimed is not None
+    numbered = tuple(parsers.Page(number, text) for number, text in enumerate(pages, 1))
+    document = parsers.Document(numbered, None, "text/plain", True, (), "text/1")
+    record.files.save_text(stored.sha256, "1", json.dumps(document.to_json()).encode())
+    record.documents.ready(claimed, {"pages_total": len(pages), "parser_version": "1"})
+    return row.id
+
+
+def run(record: Record, engine: Engine, kind: str, *documents: str, **params: Any) -> Job:
+    """A job of this kind, run to its end."""
+    new = NewJob.model_validate({"kind": kind, "document_ids": documents, "params": params})
+    row, _ = record.ledger.add(new)
+    pipeline(record, engine).read(row.id)
+    return Job.of(record.ledger.get(row.id))
+
+
+def pipeline(record: Record, engine: Engine) -> Pipeline:
+    return Pipeline(record, engine, Prompts(), worker_id="w", heartbeat_s=0.005, lease_s=30)
+
+
+def answers(job: Job) -> list[dict[str, Any]]:
+    assert job.status == Status.COMPLETED, job.error
+    assert job.result is not None
+    return list(job.result["answers"])
+
+
+def test_an_answer_carries_citations_with_their_pages(record: Record) -> None:
+    job = run(
+        record, FakeEngine({"How many": "Many."}), "ask", add_document(record, *PAGES), question="How many?"
+    )
+    (answer,) = answers(job)
+    assert (answer["title"], answer["text"]) == ("How many?", "Many.")
+    assert answer["citations"]
+    for citation in answer["citations"]:
+        assert citation["verified"]
+        assert PAGES[citation["page"] - 1][citation["start"] : citation["end"]] == citation["quote"]
+
+
+def test_every_quotation_a_lying_model_invents_is_marked(record: Record) -> None:
+    liar = FakeEngine(
+        lambda _: 'Page 1 says "the company employs 1,204 people" and “it was dissolved in 1950”.'
+    )
+    job = run(record, liar, "ask", add_document(record, *PAGES), question="How many?")
+    by_quote = {citation["quote"]: citation for citation in answers(job)[0]["citations"]}
+    assert by_quote["the company employs 1,204 people"]["page"] == 2
+    assert not by_quote["it was dissolved in 1950"]["verified"]
+    assert by_quote["it was dissolved in 1950"]["page"] is None
+    assert job.coverage is not None
+    assert job.coverage["quotes_given"] - job.coverage["quotes_verified"] == 1
+
+
+def test_several_questions_are_answered_from_one_reading(record: Record) -> None:
+    job = run(record, FakeEngine(), "ask", add_document(record, *PAGES), questions=["How?", "Why?", "When?"])
+    assert [answer["title"] for answer in answers(job)] == ["How?", "Why?", "When?"]
+
+
+def test_a_second_job_reads_nothing_of_the_document_again(record: Record) -> None:
+    engine, document = FakeEngine(), add_document(record, *PAGES)
+    first = run(record, engine, "ask", document, question="How?")
+    second = run(record, engine, "summarize", document)
+    assert first.usage is not None
+    assert second.usage is not None
+    assert first.coverage is not None
+    assert first.usage["tokens_reused"] == 0
+    assert second.usage["tokens_reused"] == first.coverage["tokens"]
+
+
+def test_the_receipt_says_what_was_read(record: Record) -> None:
+    job = run(record, FakeEngine(), "summarize", add_document(record, PAGES[0], "", PAGES[1]))
+    assert job.coverage is not None
+    (document,) = job.coverage["documents"]
+    assert (document["pages_read"], document["pages_total"], document["pages_without_text"]) == (3, 3, [2])
+    assert (job.coverage["reading"], job.coverage["model"], job.coverage["weights"]) == (
+        "whole",
+        "fake@1",
+        "fp32",
+    )
+    assert job.coverage["prompt"] == Prompts().fingerprint("summarize")
+
+
+def test_what_does_not_fit_is_read_in_sections_and_said_so(record: Record) -> None:
+    pages = [f"Page {n} tells of the item numbered {n}. " * 10 for n in range(1, 16)]
+    engine = FakeEngine({"read in ": "All of it.", "": "Part."}, window=2_000)
+    job = run(record, engine, "ask", add_document(record, *pages), question="What?", max_tokens=20)
+    assert answers(job)[0]["text"] == "All of it."
+    assert job.coverage is not None
+    assert job.coverage["reading"] == "sections"
+    assert job.coverage["sections"] > 1
+    assert job.coverage["documents"][0]["pages_read"] == 15
+
+
+def test_reading_whole_refuses_what_does_not_fit_with_numbers(record: Record) -> None:
+    document = add_document(record, *["A page of some length. " * 20] * 10)
+    job = run(record, FakeEngine(window=2_000), "summarize", document, reading="whole")
+    assert (job.status, job.error and job.error.code) == (Status.FAILED, "does_not_fit")
+    assert job.error is not None
+    assert "1,500 fit" in job.error.message
+
+
+def test_extracted_json_fits_its_schema_and_cites_what_states_it(record: Record) -> None:
+    engine = FakeEngine(lambda prompt: '{"employees": 1204, "city": "Rome"}')
+    job = run(record, engine, "extract", add_document(record, *PAGES), schema=SCHEMA)
+    employees, city = answers(job)
+    assert job.result is not None
+    assert job.result["data"] == {"employees": 1204, "city": "Rome"}
+    assert [citation["page"] for citation in employees["citations"]] == [2]
+    assert city["citations"] == []
+
+
+def test_json_that_is_cut_off_fails_the_job(record: Record) -> None:
+    job = run(record, FakeEngine(), "extract", add_document(record, *PAGES), schema=SCHEMA, max_tokens=5)
+    assert (job.status, job.error and job.error.code) == (Status.FAILED, "output_cut_off")
+
+
+def test_a_comparison_cites_every_document(record: Record) -> None:
+    first = add_document(record, *PAGES)
+    second = add_document(record, "The works at Oslo were opened in 1913.", name="b.txt")
+    job = run(record, FakeEngine({"differs": "The place."}), "compare", first, second)
+    assert {citation["document_id"] for citation in answers(job)[0]["citations"]} == {first, second}
+
+
+def test_a_chat_goes_on_where_it_was(record: Record) -> None:
+    prompts: list[str] = []
+
+    def answer(prompt: str) -> str:
+        prompts.append(prompt)
+        return "It was 1912."
+
+    engine, document = FakeEngine(answer), add_document(record, *PAGES)
+    first = run(record, engine, "chat", document, message="When was it opened?")
+    run(record, engine, "chat", document, message="And where?", previous_job_id=first.id)
+    last = prompts[-1]
+    assert last.index("When was it opened?") < last.index("It was 1912.") < last.index("And where?")
+
+
+def test_an_instruction_that_leaves_no_room_fails_with_numbers(record: Record) -> None:
+    job = run(record, FakeEngine(window=2_000), "ask", add_document(record, *PAGES), question="why " * 500)
+    assert (job.status, job.error and job.error.code) == (Status.FAILED, "instruction_too_long")
+
+
+def test_an_engine_error_fails_the_job_with_its_code(record: Record) -> None:
+    def answer(_: str) -> str:
+        raise NotFinite
+
+    job = run(record, FakeEngine(answer), "summarize", add_document(record, *PAGES))
+    assert (job.status, job.error and job.error.code) == (Status.FAILED, "not_finite_logits")
+
+
+def test_a_bug_fails_the_job_without_showing_its_insides(record: Record) -> None:
+    def answer(_: str) -> str:
+        raise ZeroDivisionError("secret path")
+
+    job = run(record, FakeEngine(answer), "summarize", add_document(record, *PAGES))
+    assert job.error is not None
+    assert (job.status, job.error.code) == (Status.FAILED, "internal_error")
+    assert "secret" not in job.error.message
+
+
+def test_text_that_is_gone_fails_the_job(record: Record) -> None:
+    document = add_document(record, *PAGES)
+    record.files.delete(record.documents.get(document).sha256)
+    job = run(record, FakeEngine(), "summarize", document)
+    assert (job.status, job.error and job.error.code) == (Status.FAILED, "text_missing")
+
+
+def started(record: Record, hold: threading.Event) -> tuple[JobRow, FakeEngine, threading.Thread]:
+    """A job in the middle of its reading, in a thread of its own."""
+    engine = FakeEngine(chunk=16, hold_reading=hold)
+    document = add_document(record, *PAGES)
+    row, _ = record.ledger.add(NewJob.model_validate({"kind": "summarize", "document_ids": [document]}))
+    thread = threading.Thread(target=pipeline(record, engine).read, args=(row.id,))
+    thread.start()
+    wait_until(lambda: record.ledger.get(row.id).tokens_done > 0)
+    return row, engine, thread
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(2_000):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("it never came true")
+
+
+def test_progress_is_told_while_reading_and_cancelling_stops_it(record: Record) -> None:
+    row, _, thread = started(record, threading.Event())
+    job = record.ledger.get(row.id)
+    assert (job.status, job.phase) == (Status.IN_PROGRESS, "reading")
+    assert job.tokens_total is not None
+    assert 0 < job.tokens_done < job.tokens_total
+    record.ledger.cancel(row.id)
+    thread.join()
+    assert record.ledger.get(row.id).status == Status.CANCELLED
+
+
+def test_a_worker_that_goes_down_gives_its_job_back(record: Record) -> None:
+    row, engine, thread = started(record, threading.Event())
+    engine.close()
+    thread.join()
+    job = record.ledger.get(row.id)
+    assert (job.status, job.tries, job.attempt) == (Status.QUEUED, 0, 1)
+
+
+def test_a_job_that_runs_out_of_time_expires(record: Record) -> None:
+    document = add_document(record, *PAGES)
+    new = NewJob.model_validate({"kind": "summarize", "document_ids": [document], "timeout_s": 0.05})
+    row, _ = record.ledger.add(new)
+    pipeline(record, FakeEngine(chunk=16, hold_reading=threading.Event())).read(row.id)
+    assert record.ledger.get(row.id).status == Status.EXPIRED
+
+
+def test_a_message_that_comes_twice_does_the_job_once(record: Record) -> None:
+    count: list[str] = []
+    engine = FakeEngine(lambda prompt: count.append(prompt) or "Done.")  # type: ignore[func-returns-value]
+    job = run(record, engine, "ask", add_document(record, *PAGES), question="How?")
+    done = len(count)
+    pipeline(record, engine).read(job.id)
+    assert len(count) == done
+    assert record.ledger.get(job.id).attempt == 1

@@ -1,0 +1,156 @@
+"""Builds a worker process's collaborators, once, and takes them down."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import structlog
+
+import parsers
+from jobs.database import Ring
+from jobs.record import Record, open_record
+from jobs.sweep import Sweep
+from settings import Settings
+from worker.engine import Engine, FakeEngine, Request, Sampling, Turn, load_engine
+from worker.parsing import Parsing
+from worker.pipeline import Pipeline
+from worker.prompts import Prompts
+from worker.webhooks import Webhooks, network_policy
+
+log = structlog.get_logger()
+
+
+@dataclass
+class CpuWorker:
+    """What parses, delivers and sweeps."""
+
+    record: Record
+    parsing: Parsing
+    webhooks: Webhooks
+    sweep: Sweep
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.record.close()
+
+
+@dataclass
+class ModelWorker:
+    """What reads, on one card."""
+
+    record: Record
+    engine: Engine
+    pipeline: Pipeline
+    worker_id: str
+    _stopped: threading.Event = field(default_factory=threading.Event)
+
+    def announce(self, every_s: float = 5.0) -> None:
+        """Answer a first token, then say every few seconds that this worker is ready."""
+        _first_token(self.engine)
+        self._say()
+        threading.Thread(target=self._keep_saying, args=(every_s,), name="announce", daemon=True).start()
+
+    def stop(self) -> None:
+        """Give running jobs back to the queue; the record stays open for them to do so."""
+        self._stopped.set()
+        self.engine.close()
+
+    def close(self) -> None:
+        """Say goodbye and let go of the database."""
+        self.stop()
+        self.record.workers.gone(self.worker_id)
+        self.record.close()
+
+    def _say(self) -> None:
+        self.record.workers.seen(
+            self.worker_id, card=asdict(self.engine.card), capacity=asdict(self.engine.capacity())
+        )
+
+    def _keep_saying(self, every_s: float) -> None:
+        while not self._stopped.wait(every_s):
+            try:
+                self._say()
+            except Exception:  # the database is away; say it when it is back
+                log.warning("announce_failed", exc_info=True)
+
+
+def cpu_worker(settings: Settings, *, ring: Ring, waiting: Callable[[str], int]) -> CpuWorker:
+    """Build a CPU worker. `waiting(queue)` counts the messages in a queue."""
+    record = open_record(settings, ring=ring)
+    limits = parsers.Limits(
+        max_bytes=settings.max_upload_bytes,
+        max_pages=settings.max_pages,
+        memory_bytes=settings.parse_memory_bytes,
+        wall_s=settings.parse_timeout_s,
+    )
+    return CpuWorker(
+        record=record,
+        parsing=Parsing(record, limits, heartbeat_s=settings.heartbeat_s, lease_s=settings.lease_s),
+        webhooks=Webhooks(
+            record.deliveries,
+            secret=settings.signing_secret,
+            policy=network_policy(settings.webhook_allow),
+            timeout_s=settings.webhook_timeout_s,
+        ),
+        sweep=Sweep(
+            record.database,
+            record.documents,
+            record.ledger,
+            record.deliveries,
+            ring=ring,
+            waiting=waiting,
+            max_attempts=settings.max_attempts,
+            ring_again_s=settings.ring_again_s,
+            idempotency_s=settings.idempotency_s,
+        ),
+    )
+
+
+def model_worker(settings: Settings, *, ring: Ring) -> ModelWorker:
+    """Load the model and build its worker. This is where a worker spends its first seconds.
+
+    Raises:
+        worker.engine.ModelLoadError: the model cannot be had.
+    """
+    engine = open_engine(settings)
+    record = open_record(settings, ring=ring)
+    worker_id = f"{socket.gethostname()}:{os.environ.get('CUDA_VISIBLE_DEVICES', 'cpu')}:{os.getpid()}"
+    pipeline = Pipeline(
+        record,
+        engine,
+        Prompts(),
+        worker_id=worker_id,
+        heartbeat_s=settings.heartbeat_s,
+        lease_s=settings.lease_s,
+    )
+    return ModelWorker(record, engine, pipeline, worker_id)
+
+
+def open_engine(settings: Settings) -> Engine:
+    """The engine that `settings` name."""
+    if settings.engine == "fake":
+        return FakeEngine()
+    return load_engine(
+        settings.model or None,
+        revision=settings.model_revision,
+        device=settings.device,
+        weights=settings.weights,
+        cache_dir=settings.cache,
+        kv_budget_bytes=settings.kv_budget_bytes,
+        max_active=settings.jobs_per_card,
+    )
+
+
+def _first_token(engine: Engine) -> None:
+    tokenizer = engine.tokenizer
+    request = Request(
+        prefix=tokenizer.prefix("", "").ids,
+        suffix=tokenizer.suffix([Turn("user", "Hello")]),
+        sampling=Sampling(max_tokens=1),
+    )
+    for _event in engine.submit(request):
+        pass

@@ -1,0 +1,208 @@
+"""The story of one job: claimed, read, answered, checked, written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from jobs.errors import LeaseLost
+from jobs.ledger import Outcome
+from jobs.params import PARAMS
+from jobs.record import Record
+from jobs.status import Kind, Status
+from jobs.tables import DocumentRow, JobRow
+from parsers import Document
+from worker.assignment import Assignment, Result
+from worker.citations import count_verified
+from worker.engine import Cancelled, DeadlineExceeded, Engine, EngineError, EngineStopped
+from worker.errors import DoesNotFit, InternalError, JobError, TextMissing
+from worker.heart import Heart
+from worker.kinds import RUN
+from worker.prompts import Prompts
+from worker.reader import Reader, Tally, deadline_in
+from worker.section import Section, plan
+from worker.source import Source
+
+log = structlog.get_logger()
+
+
+class Pipeline:
+    """Runs jobs on one engine. Several threads may call `read` at once."""
+
+    def __init__(
+        self,
+        record: Record,
+        engine: Engine,
+        prompts: Prompts,
+        *,
+        worker_id: str,
+        heartbeat_s: float,
+        lease_s: float,
+    ) -> None:
+        self._record = record
+        self._engine = engine
+        self._prompts = prompts
+        self._worker_id = worker_id
+        self._heartbeat_s = heartbeat_s
+        self._lease_s = lease_s
+
+    def read(self, job_id: str) -> None:
+        """Do a job, if it is still there to be done. Whatever happens is in the record afterwards."""
+        ledger = self._record.ledger
+        job = ledger.claim(job_id, worker_id=self._worker_id)
+        if job is None:
+            log.info("job_not_claimable", job_id=job_id)
+            return
+        try:
+            outcome = self._run(job)
+            ledger.complete(job, outcome)
+            log.info("job_completed", job_id=job.id, kind=job.kind, attempt=job.attempt)
+        except LeaseLost:
+            log.warning("job_lease_lost", job_id=job.id, attempt=job.attempt)
+        except Exception as exc:
+            self._end(job, exc)
+
+    def _end(self, job: JobRow, exc: Exception) -> None:
+        """Write down why a job ended without a result."""
+        ledger = self._record.ledger
+        try:
+            match exc:
+                case EngineStopped():
+                    ledger.give_back(job)
+                    log.info("job_given_back", job_id=job.id)
+                case Cancelled():
+                    ledger.end(job, Status.CANCELLED)
+                    log.info("job_cancelled", job_id=job.id)
+                case DeadlineExceeded():
+                    ledger.end(job, Status.EXPIRED, error=_error(exc))
+                case EngineError() | JobError():
+                    ledger.end(job, Status.FAILED, error=_error(exc))
+                    log.warning("job_failed", job_id=job.id, code=exc.code, reason=str(exc))
+                case _:
+                    log.error("job_crashed", job_id=job.id, exc_info=exc)
+                    ledger.end(job, Status.FAILED, error=_error(InternalError()))
+        except LeaseLost:
+            log.warning("job_lease_lost", job_id=job.id, attempt=job.attempt)
+
+    def _run(self, job: JobRow) -> Outcome:
+        started = datetime.now(UTC)
+        rows = [self._record.documents.get(link.document_id) for link in job.documents]
+        sources = [self._source(row) for row in rows]
+        sections = self._sections(job, sources)
+        reader = Reader(self._engine, sections, deadline_in((job.expires_at - started).total_seconds()))
+        heart = Heart(
+            lambda: self._record.ledger.beat(job, reader.progress()),
+            reader.cancel,
+            every_s=self._heartbeat_s,
+            lease_s=self._lease_s,
+        )
+        params = PARAMS[Kind(job.kind)].model_validate(job.params)
+        assignment = Assignment(params, sources, reader, self._prompts)
+        try:
+            with heart:
+                result = self._kind(job, assignment)
+        except Cancelled:
+            if heart.lost:
+                raise LeaseLost from None
+            raise
+        return Outcome(
+            result=result.to_json(),
+            coverage=self._coverage(job, sources, sections, result),
+            usage={"parse_s": sum(row.parse_s or 0.0 for row in rows), **_usage(job, reader.tally, started)},
+        )
+
+    def _kind(self, job: JobRow, assignment: Assignment) -> Result:
+        run = RUN[Kind(job.kind)]
+        if job.kind != Kind.CHAT:
+            return run(assignment)
+        history = [
+            (turn.params["message"], turn.result["answers"][0]["text"])
+            for turn in self._record.ledger.conversation(job)
+            if turn.result
+        ]
+        return run(assignment, history)
+
+    def _source(self, row: DocumentRow) -> Source:
+        text = self._record.files.text(row.sha256, row.parser_version or "")
+        if text is None:
+            raise TextMissing
+        return Source(row.id, row.filename, Document.from_json(json.loads(text)))
+
+    def _sections(self, job: JobRow, sources: Sequence[Source]) -> list[Section]:
+        fits = tokens_that_fit(self._engine)
+        budget = fits - room_for_answers(fits)
+        sections = plan(
+            sources,
+            self._engine.tokenizer,
+            system=self._prompts.system,
+            budget=budget,
+            side_by_side=job.kind == Kind.COMPARE,
+        )
+        if len(sections) > 1 and job.params.get("reading") == "whole":
+            tokens = sum(section.tokens for section in sections)
+            raise DoesNotFit(
+                f"The documents have about {tokens:,} tokens; {budget:,} fit {self._engine.card.name} beside "
+                "the answer. Use `reading: auto` to read them in sections, or a model with a longer window."
+            )
+        return sections
+
+    def _coverage(
+        self, job: JobRow, sources: Sequence[Source], sections: Sequence[Section], result: Result
+    ) -> dict[str, Any]:
+        given, verified = count_verified(result.to_json()["answers"])
+        read = {(piece.source, piece.page) for section in sections for piece in section.pieces}
+        card = self._engine.card
+        return {
+            "documents": [
+                {
+                    "document_id": source.document_id,
+                    "filename": source.filename,
+                    "pages_read": sum(1 for number, _ in read if number == index),
+                    "pages_total": len(source.document.pages),
+                    "pages_without_text": source.pages_without_text,
+                }
+                for index, source in enumerate(sources)
+            ],
+            "tokens": sum(section.tokens for section in sections),
+            "reading": "whole" if len(sections) == 1 else "sections",
+            "sections": len(sections),
+            "model": f"{card.name}@{card.revision}",
+            "weights": card.weights,
+            "parser_versions": sorted({source.document.parser for source in sources}),
+            "prompt": self._prompts.fingerprint(job.kind),
+            "quotes_given": given,
+            "quotes_verified": verified,
+        }
+
+
+def tokens_that_fit(engine: Engine) -> int:
+    """The longest prompt with its answer: what the model's window and the memory for its cache allow."""
+    return min(engine.card.window, engine.capacity().kv_bytes_total // engine.card.kv_bytes_per_token)
+
+
+def room_for_answers(fits: int) -> int:
+    """Tokens kept free for instruction and answer; the same for every job, so that all share one reading."""
+    return min(max(fits // 4, 256), 16_384)
+
+
+def _usage(job: JobRow, tally: Tally, started: datetime) -> dict[str, Any]:
+    finished = datetime.now(UTC)
+    return {
+        "tokens_read": tally.tokens_read,
+        "tokens_reused": tally.tokens_reused,
+        "tokens_written": tally.tokens_written,
+        "wait_s": round((started - job.created_at).total_seconds() + tally.wait_s, 3),
+        "read_s": round(tally.read_s, 3),
+        "write_s": round(tally.write_s, 3),
+        "check_s": round(tally.check_s, 3),
+        "first_token_s": round(tally.first_token_s or 0.0, 3),
+        "total_s": round((finished - job.created_at).total_seconds(), 3),
+    }
+
+
+def _error(exc: EngineError | JobError) -> dict[str, Any]:
+    return {"code": exc.code, "message": str(exc)}

@@ -1,0 +1,167 @@
+"""Sections: what the model reads at once. One, if everything fits; else as few as the pages allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import zip_longest
+
+import numpy as np
+
+from worker.engine import EncodedPrefix, PromptTokenizer, QuoteMask
+from worker.source import Source, passages
+
+#: A passage longer than this is not offered as a quotation, in tokens.
+LONGEST_QUOTE = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of a page, and where its text begins in the section's."""
+
+    source: int
+    page: int
+    text: str
+    at: int
+
+
+@dataclass
+class Section:
+    """Pages laid out as one prompt prefix."""
+
+    system: str
+    tokenizer: PromptTokenizer
+    text: str = ""
+    pieces: list[Piece] = field(default_factory=list)
+
+    def add(self, source: int, page: int, head: str, text: str) -> None:
+        """Put part of a page at the end."""
+        self.text += head
+        self.pieces.append(Piece(source, page, text, len(self.text)))
+        self.text += text
+
+    @cached_property
+    def encoded(self) -> EncodedPrefix:
+        """The section as tokens; all its text must have been added."""
+        return self.tokenizer.prefix(self.system, self.text)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the section, template included."""
+        return len(self.encoded.ids)
+
+    def pages_read(self, tokens: int) -> int:
+        """How many of its pieces lie within the first `tokens` tokens."""
+        if tokens >= self.tokens:
+            return len(self.pieces)
+        reached = int(self.encoded.spans[:tokens, 1].max(initial=0))
+        return sum(piece.at + len(piece.text) <= reached for piece in self.pieces)
+
+    def quote_mask(
+        self, *, source: int | None = None, only: Sequence[str] = (), but: Sequence[str] = ()
+    ) -> QuoteMask | None:
+        """A mask that lets the model copy one passage and nothing else; None if there is none to copy.
+
+        `source`: only from this document. `only`: passages that contain one of these. `but`: not these again.
+        """
+        starts, ends = [], []
+        spans = self.encoded.spans
+        for piece in self.pieces:
+            if source is not None and piece.source != source:
+                continue
+            for span in passages(piece.text):
+                words = piece.text[span.start : span.end]
+                if words in but or (only and not any(part in words for part in only)):
+                    continue
+                start = int(np.searchsorted(spans[:, 1], piece.at + span.start, side="right"))
+                end = int(np.searchsorted(spans[:, 0], piece.at + span.end, side="left"))
+                if 0 < end - start <= LONGEST_QUOTE:
+                    starts.append(start)
+                    ends.append(end)
+        if not starts:
+            return None
+        return QuoteMask(self.encoded.ids, starts, ends, stop_id=self.tokenizer.stop_ids[0])
+
+
+def plan(
+    sources: Sequence[Source],
+    tokenizer: PromptTokenizer,
+    *,
+    system: str,
+    budget: int,
+    side_by_side: bool = False,
+) -> list[Section]:
+    """Lay documents out in sections of at most `budget` tokens, in order, split between pages where possible.
+
+    With `side_by_side`, the first section holds the beginning of each document, the second what follows.
+    """
+    pages = [
+        (number, index, page.text)
+        for number, source in enumerate(sources)
+        for index, page in enumerate(source.document.pages)
+    ]
+    whole = _lay_out(system, tokenizer, sources, pages)
+    if whole.tokens <= budget:
+        return [whole]
+    room = budget - len(tokenizer.prefix(system, "").ids) - 32
+    if not side_by_side:
+        groups = _groups(pages, tokenizer, sources, room)
+        return [_lay_out(system, tokenizer, sources, group) for group in groups]
+    columns = [
+        _groups([page for page in pages if page[0] == number], tokenizer, sources, room // len(sources))
+        for number in range(len(sources))
+    ]
+    return [
+        _lay_out(system, tokenizer, sources, [part for group in row for part in group])
+        for row in zip_longest(*columns, fillvalue=[])
+    ]
+
+
+Part = tuple[int, int, str]  #: source, page, text of the page or of a piece of it
+
+
+def _groups(
+    pages: Sequence[Part], tokenizer: PromptTokenizer, sources: Sequence[Source], room: int
+) -> list[list[Part]]:
+    """Pages in order, as many to a group as fit `room` tokens with their headings."""
+    groups: list[list[Part]] = [[]]
+    heading = 24 + max(tokenizer.count(source.filename) for source in sources)
+    used = 0
+    for source, page, text in pages:
+        for part, tokens in _halves(text, tokenizer, room - heading):
+            if groups[-1] and used + tokens + heading > room:
+                groups.append([])
+                used = 0
+            groups[-1].append((source, page, part))
+            used += tokens + heading
+    return groups
+
+
+def _lay_out(
+    system: str,
+    tokenizer: PromptTokenizer,
+    sources: Sequence[Source],
+    group: Sequence[Part],
+) -> Section:
+    section = Section(system, tokenizer)
+    last: int | None = None
+    for number, index, text in group:
+        source = sources[number]
+        gap = "\n\n" if section.text else ""
+        title = f"Document {number + 1}: {source.filename}\n\n" if number != last else ""
+        section.add(number, index, f"{gap}{title}[{source.place(index)}]\n", text)
+        last = number
+    return section
+
+
+def _halves(text: str, tokenizer: PromptTokenizer, room: int) -> Iterator[tuple[str, int]]:
+    """A page, or halves of it until each fits: cut at a line's end, else at a blank, else anywhere."""
+    tokens = tokenizer.count(text)
+    if tokens <= room or len(text) < 2:
+        yield text, tokens
+        return
+    middle = len(text) // 2
+    cut = text.rfind("\n", 1, middle) + 1 or text.rfind(" ", 1, middle) + 1 or middle
+    yield from _halves(text[:cut], tokenizer, room)
+    yield from _halves(text[cut:], tokenizer, room)

@@ -1,0 +1,119 @@
+"""A source: a parsed document with the text that citations are checked against."""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+import parsers
+
+#: Left out when two texts are compared loosely: blanks, and what line breaks and typesetting put in.
+_LOOSE = re.compile(r"[\s\-‐‑‒–—\u00ad\u200b]+")
+_QUOTES = str.maketrans("“”„«»‘’‚", '""""' + '"' + "'''")
+#: The end of a sentence, of a paragraph, or of a line (which may be neither).
+_BREAKS = re.compile(r"(?<=[.!?])[\"”')\]]*\s+|(?<=[。！？])[”」』]?|\n\s*\n|\n")
+
+#: A passage worth quoting, in characters.
+SHORTEST, LONGEST = 12, 400
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters `start` to `end` of a text."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """One document of a job: its pages, and their text joined."""
+
+    document_id: str
+    filename: str
+    document: parsers.Document
+
+    @cached_property
+    def text(self) -> str:
+        """All pages, a blank line between two."""
+        return "\n\n".join(page.text for page in self.document.pages)
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where in `text` each page begins."""
+        starts, at = [], 0
+        for page in self.document.pages:
+            starts.append(at)
+            at += len(page.text) + 2
+        return starts
+
+    @property
+    def pages_without_text(self) -> list[int]:
+        """Numbers of the pages that have none."""
+        return [page.number for page in self.document.pages if not page.text.strip()]
+
+    @cached_property
+    def squeezed(self) -> tuple[str, NDArray[np.int64]]:
+        """`text` as `squeeze` leaves it."""
+        return squeeze(self.text)
+
+    def page_at(self, offset: int) -> int:
+        """Index of the page that holds a character of `text`."""
+        return bisect.bisect_right(self.starts, offset) - 1
+
+    def place(self, index: int) -> str:
+        """What a person would call a page."""
+        return f"{'page' if self.document.paged else 'section'} {self.document.pages[index].number}"
+
+
+def squeeze(text: str) -> tuple[str, NDArray[np.int64]]:
+    """A text as loose comparison sees it, in lower case, and the offset of each character that is left."""
+    codes = np.frombuffer(text.translate(_QUOTES).encode("utf-32-le"), np.uint32)
+    blanked = _LOOSE.sub(lambda run: "\0" * len(run[0]), text)
+    offsets = np.flatnonzero(np.frombuffer(blanked.encode("utf-32-le"), np.uint32))
+    left = codes[offsets].tobytes().decode("utf-32-le")
+    lower = left.lower()
+    return (lower if len(lower) == len(left) else left), offsets
+
+
+def passages(text: str) -> Iterator[Span]:
+    """Sentences, headings and table rows of a text, in order: what a quotation may be."""
+    start = 0
+    for end in [*_boundaries(text), len(text)]:
+        span = _trimmed(text, start, end)
+        lines = [span] if span.end - span.start <= LONGEST else _lines(text, span)
+        yield from (line for line in lines if SHORTEST <= line.end - line.start <= LONGEST)
+        start = end
+
+
+def _lines(text: str, span: Span) -> Iterator[Span]:
+    at = span.start
+    for line in text[span.start : span.end].splitlines(keepends=True):
+        yield _trimmed(text, at, at + len(line))
+        at += len(line)
+
+
+def _boundaries(text: str) -> Iterator[int]:
+    """Where one passage ends and the next begins.
+
+    A line that ends well before the others do, and is followed by a capital or a figure, was not broken for
+    want of room: it is a heading, a row or the end of a paragraph.
+    """
+    lengths = sorted(len(line) for line in text.splitlines() if line.strip())
+    full = 0.8 * lengths[int(0.9 * len(lengths))] if lengths else 0.0
+    for found in _BREAKS.finditer(text):
+        line = found.start() - text.rfind("\n", 0, found.start()) - 1
+        before, begins = text[found.start() - 1 : found.start()], text[found.end() : found.end() + 1]
+        if found[0] != "\n" or before in ".!?" or (line < full and not begins.islower()):
+            yield found.end()
+
+
+def _trimmed(text: str, start: int, end: int) -> Span:
+    piece = text[start:end]
+    return Span(start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip()))

@@ -1,0 +1,90 @@
+"""Celery's side: a task takes an id, calls once, and is done. What to do with it is in the record.
+
+A worker builds its collaborators when it starts, by the queue it serves: `-Q model` loads the model, `-Q cpu`
+does everything else.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+
+from doorbell import Doorbell
+from jobs.queues import CPU, DELIVER, MODEL, PARSE, READ, SWEEP
+from settings import Settings
+from worker.bootstrap import CpuWorker, ModelWorker, cpu_worker, model_worker
+
+log = structlog.get_logger()
+
+app = Celery("unabridged", config_source="celeryconfig")
+doorbell = Doorbell(app)
+
+
+class Services:
+    """What this process works with, by the queues it serves."""
+
+    cpu: CpuWorker
+    model: ModelWorker
+
+
+services = Services()
+
+
+@app.task(name=PARSE)  # type: ignore[untyped-decorator]
+def parse(document_id: str) -> None:
+    """Turn an upload into pages of text."""
+    services.cpu.parsing.parse(document_id)
+
+
+@app.task(name=READ)  # type: ignore[untyped-decorator]
+def read(job_id: str) -> None:
+    """Read documents and answer."""
+    services.model.pipeline.read(job_id)
+
+
+@app.task(name=DELIVER)  # type: ignore[untyped-decorator]
+def deliver(delivery_id: str) -> None:
+    """Bring a webhook to its receiver."""
+    services.cpu.webhooks.deliver(delivery_id)
+
+
+@app.task(name=SWEEP)  # type: ignore[untyped-decorator]
+def sweep() -> None:
+    """Start again what was lost."""
+    swept = services.cpu.sweep.run()
+    if swept.recovered or swept.expired or swept.rung:
+        log.info("swept", recovered=swept.recovered, expired=swept.expired, rung=swept.rung)
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _set_up_logging(loglevel: int | str = "INFO", **_: Any) -> None:
+    logging.basicConfig(level=loglevel, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+
+
+@signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def _build(instance: Any, **_: Any) -> None:
+    """Build what the queues of this worker need, before the first message is taken."""
+    settings = Settings()
+    queues = set(instance.app.amqp.queues.consume_from)
+    if CPU in queues:
+        services.cpu = cpu_worker(settings, ring=doorbell, waiting=doorbell.waiting)
+    if MODEL in queues:
+        services.model = model_worker(settings, ring=doorbell)
+        services.model.announce()
+
+
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop(**_: Any) -> None:
+    if hasattr(services, "model"):
+        services.model.stop()
+
+
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _close(**_: Any) -> None:
+    for name in ("model", "cpu"):
+        if hasattr(services, name):
+            getattr(services, name).close()
