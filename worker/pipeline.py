@@ -161,6 +161,7 @@ class Pipeline:
                 {
                     "document_id": source.document_id,
                     "filename": source.filename,
+                    "paged": source.document.paged,
                     "pages_read": sum(1 for number, _ in read if number == index),
                     "pages_total": len(source.document.pages),
                     "pages_without_text": source.pages_without_text,

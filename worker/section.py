@@ -61,19 +61,21 @@ class Section:
     def quote_mask(
         self, *, source: int | None = None, only: Sequence[str] = (), but: Sequence[str] = ()
     ) -> QuoteMask | None:
-        """A mask that lets the model copy one passage and nothing else; None if there is none to copy.
+        """A mask that lets the model pick one passage and nothing else; None if there is none to pick.
 
         `source`: only from this document. `only`: passages that contain one of these. `but`: not these again.
         """
         starts, ends = [], []
         spans = self.encoded.spans
+        offered = set(but)
         for piece in self.pieces:
             if source is not None and piece.source != source:
                 continue
             for span in passages(piece.text):
                 words = piece.text[span.start : span.end]
-                if words in but or (only and not any(part in words for part in only)):
+                if words in offered or (only and not any(part in words for part in only)):
                     continue
+                offered.add(words)
                 start = int(np.searchsorted(spans[:, 1], piece.at + span.start, side="right"))
                 end = int(np.searchsorted(spans[:, 0], piece.at + span.end, side="left"))
                 if 0 < end - start <= LONGEST_QUOTE:
@@ -82,6 +84,12 @@ class Section:
         if not starts:
             return None
         return QuoteMask(self.encoded.ids, starts, ends, stop_id=self.tokenizer.stop_ids[0])
+
+    def words(self, mask: QuoteMask) -> str:
+        """The passage that was picked under `mask`."""
+        start, end = mask.passage
+        spans = self.encoded.spans
+        return self.text[spans[start, 0] : spans[end - 1, 1]].strip()
 
 
 def plan(

@@ -9,7 +9,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,7 @@ def test_the_fast_kernels_are_right_beyond_65536_keys_with_four_kv_heads(figures
     figures["kernels"] = {"many": chosen.many.__name__, "few": chosen.few.__name__}
     k, v = torch.randn(2, 1, 4, LONG, 128, device="cuda", dtype=torch.bfloat16)
     figures["kernel_ms_a_layer"] = timings = {}
-    for queries in (1, 16, 128, 1_024, CHUNK):
+    for queries in (1, 64, 512, CHUNK):
         q = torch.randn(1, 4, 8 * queries, 128, device="cuda", dtype=torch.bfloat16)
         for kernel in (_flash_cuda, _cudnn):
             call = lambda kernel=kernel, q=q: kernel(q, k, v, 128**-0.5, False)  # noqa: E731
@@ -159,21 +158,16 @@ def test_chunks_are_as_close_to_one_pass_as_two_kernels_are_to_each_other(
         chunked = decoder.read(ids[3_600:], [prefix], tail)
         glm.set_attn_implementation("sdpa")
         plain = {}
-        for backend in (
-            SDPBackend.CUDNN_ATTENTION,
-            SDPBackend.FLASH_ATTENTION,
-            SDPBackend.EFFICIENT_ATTENTION,
-        ):
+        for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
             with sdpa_kernel(backend):
-                plain[backend.name] = (
-                    glm(torch.tensor([ids], device="cuda"), logits_to_keep=1).logits[0, -1].float()
-                )
+                logits = glm(torch.tensor([ids], device="cuda"), logits_to_keep=1).logits
+            plain[backend.name] = logits[0, -1].float()
         glm.set_attn_implementation("unabridged")
 
     def error(got: torch.Tensor, want: torch.Tensor) -> float:
         return float((got - want).norm() / want.norm())
 
-    noise = max(error(a, b) for a, b in combinations(plain.values(), 2))
+    noise = error(*plain.values())
     off = {name: error(chunked, logits) for name, logits in plain.items()} | {
         "one pass": error(chunked, whole)
     }

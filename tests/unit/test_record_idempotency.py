@@ -9,7 +9,7 @@ import pytest
 from services import Doorbell
 from story import ERROR, WORK, Story, question
 
-from jobs.errors import DocumentNotFound, IdempotencyKeyReused, JobNotFound, RecordError
+from jobs.errors import DocumentNotFound, IdempotencyKeyReused, NotFound, RecordError
 from jobs.files import Stored
 from jobs.idempotency import Key
 from jobs.params import NewJob
@@ -97,9 +97,9 @@ def test_a_key_whose_object_was_deleted_says_so(record: Record, story: Story) ->
     job, _ = record.ledger.add(question(document), key=KEY)
     record.ledger.cancel(job.id)
     record.documents.delete(document.id)
-    with pytest.raises(JobNotFound):
+    with pytest.raises(NotFound, match="deleted"):
         record.ledger.add(question(document), key=KEY)
-    with pytest.raises(DocumentNotFound):
+    with pytest.raises(NotFound, match="deleted"):
         record.documents.add(file, filename="a", password=None, key=Key("upload", "1"))
 
 

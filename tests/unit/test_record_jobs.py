@@ -211,9 +211,9 @@ def test_cancelling_a_queued_job_is_done_at_once(
     job = story.ask()
     ring.take()
     assert record.ledger.cancel(job.id).status == Status.CANCELLED
-    assert record.ledger.claim(job.id, worker_id="card-0") is None
     clock.move(1000)
     assert sweep.run().rung == 0
+    assert record.ledger.claim(job.id, worker_id="card-0") is None
 
 
 def test_cancelling_a_running_job_is_told_with_the_next_heartbeat(record: Record, story: Story) -> None:

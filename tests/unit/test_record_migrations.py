@@ -14,7 +14,6 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from services import Doorbell
-from setuptools import find_namespace_packages
 from story import Story
 
 import migrations
@@ -109,11 +108,11 @@ def test_a_new_revision_is_written_in_types_that_cannot_change(
 
 def test_the_wheel_contains_every_file_of_the_migrations() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    packages = find_namespace_packages(str(ROOT), include=build["packages"]["find"]["include"])
-    assert "migrations.versions" in packages
     for path in (ROOT / "migrations").rglob("*"):
-        package = ".".join(path.relative_to(ROOT).parent.parts)
         if path.is_dir() or "__pycache__" in path.parts:
             continue
-        patterns = ["*.py", *build["package-data"].get(package, [])]
-        assert any(fnmatch(path.name, pattern) for pattern in patterns), path
+        assert (path.parent / "__init__.py").exists()
+        package = ".".join(path.relative_to(ROOT).parent.parts)
+        data = ["*.py", *build["package-data"].get(package, [])]
+        assert any(fnmatch(package, pattern) for pattern in build["packages"]["find"]["include"]), package
+        assert any(fnmatch(path.name, pattern) for pattern in data), path

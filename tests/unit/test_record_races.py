@@ -21,7 +21,7 @@ from jobs.record import Record
 from jobs.status import Status
 
 #: Long enough for a transaction that does not wait to be through, seconds.
-SHORTLY = 0.15
+SHORTLY = 0.05
 
 
 @pytest.fixture

@@ -181,6 +181,15 @@ def test_a_job_nobody_got_to_in_time_expires(
     assert record.ledger.claim(job.id, worker_id="card-0") is None
 
 
+def test_an_expired_job_is_not_rung_again(
+    story: Story, sweep: Sweep, ring: Doorbell, clock: MovableClock
+) -> None:
+    story.ask(timeout_s=1)
+    ring.take()
+    clock.move(100)
+    assert sweep.run() == Swept(recovered=0, expired=1, rung=0)
+
+
 def test_a_running_job_is_left_to_its_worker_however_late(
     record: Record, story: Story, sweep: Sweep, clock: MovableClock
 ) -> None:

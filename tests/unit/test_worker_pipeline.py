@@ -129,7 +129,7 @@ def test_the_receipt_says_what_was_read(record: Record) -> None:
 
 def test_what_does_not_fit_is_read_in_sections_and_said_so(record: Record) -> None:
     pages = [f"Page {n} tells of the item numbered {n}. " * 10 for n in range(1, 16)]
-    engine = FakeEngine({"read in ": "All of it.", "": "Part."}, window=2_000)
+    engine = FakeEngine({"another part of the same": "All of it.", "": "Part."}, window=2_000)
     job = run(record, engine, "ask", add_document(record, *pages), question="What?", max_tokens=20)
     assert answers(job)[0]["text"] == "All of it."
     assert job.coverage is not None

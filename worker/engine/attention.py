@@ -47,9 +47,8 @@ def reference(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tu
             keys = torch.arange(start, start + scores.shape[-1], device=q.device)
             scores = scores.masked_fill(keys > queries, float("-inf"))
         lse = scores.logsumexp(-1)
-        weights = (
-            (scores - lse[..., None]).exp().nan_to_num(0.0)
-        )  # a block wholly in the future weighs nothing
+        peak = lse.masked_fill(lse.isneginf(), 0.0)  # a block wholly in the future weighs nothing
+        weights = (scores - peak[..., None]).exp()
         parts.append((weights @ v[:, :, block].float(), lse))
     output, lse = merge(parts)
     return output.to(q.dtype), lse

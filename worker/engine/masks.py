@@ -67,16 +67,16 @@ class JsonSchemaMask:
 
 
 class QuoteMask:
-    """The answer copies one passage of the document, token by token.
+    """The answer picks one passage of the document by writing its beginning.
 
-    All passages that still match what was written are followed at once: the first step looks at each of
-    them, the later ones only at those left.
+    All passages that still match what was written are followed at once; as soon as one alone is left, the
+    answer may stop: `passage` tells where it stands, and nobody needs to wait for the rest of its words.
     """
 
     def __init__(self, ids: ArrayLike, starts: ArrayLike, ends: ArrayLike, *, stop_id: int) -> None:
-        """The passages are `ids[start:end]` (`ids`: the prefix's tokens) for each pair of `starts` and `ends`.
+        """The passages are `ids[start:end]`, `ids` being the prefix's, for each pair of `starts` and `ends`.
 
-        `stop_id` (`PromptTokenizer.stop_ids[0]`) is offered where one passage ends and another goes on.
+        `stop_id` (`PromptTokenizer.stop_ids[0]`) is offered where one ends and another goes on.
         """
         self._ids = np.asarray(ids, np.int64)
         self._places = np.asarray(starts, np.int64)
@@ -87,12 +87,20 @@ class QuoteMask:
         if not len(self._places):
             raise ValueError("There is no passage to copy.")
 
+    @property
+    def passage(self) -> tuple[int, int]:
+        """Start and end (token indices) of the shortest passage that matches what was written."""
+        shortest = int(np.argmin(self._ends - self._places))
+        return int(self._places[shortest]), int(self._ends[shortest])
+
     def allowed(self, generated: Sequence[int]) -> NDArray[np.int64]:
-        """Ids of the tokens that follow `generated` in any passage."""
+        """Ids of the tokens that follow `generated` in any passage; none once the passage is certain."""
         for written in range(self._seen, len(generated)):
             self._keep(self._places + written < self._ends)
             self._keep(self._ids[self._places + written] == generated[written])
         self._seen = written = len(generated)
+        if len(self._places) == 1:
+            return _NOTHING
         goes_on = self._places + written < self._ends
         tokens = np.flatnonzero(np.bincount(self._ids[self._places[goes_on] + written]))
         return tokens if goes_on.all() or not len(tokens) else np.append(tokens, self._stop_id)

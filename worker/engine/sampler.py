@@ -31,7 +31,7 @@ class Sampler:
         if self._mask is not None and (ids := self._mask.allowed(generated)) is not None:
             if not len(ids):
                 return None
-            allowed = torch.from_numpy(ids).to(logits.device)
+            allowed = torch.tensor(ids, device=logits.device)
         if self._sampling.repetition_penalty != 1.0 and generated:
             logits = _penalize(logits, generated, self._sampling.repetition_penalty)
         if allowed is None:

@@ -30,9 +30,8 @@ class Task:
         self._suffix = list(request.suffix)
         if self.prefix_ids.max(initial=max(self._suffix)) >= decoder.vocabulary:
             raise ValueError("The prompt holds a token id outside the model's vocabulary.")
-        self._max_tokens = request.sampling.max_tokens
+        self._request = request
         self._stop_ids = frozenset(tokenizer.stop_ids)
-        self._sampler = Sampler(request.sampling, request.mask, decoder.device)
         self._detokenizer = Detokenizer(tokenizer.decode)
         self._generated: list[int] = []
         self._reported = -1
@@ -41,6 +40,7 @@ class Task:
     def admit(self, lease: Lease) -> None:
         """Start, on the memory of `lease`."""
         self.lease = lease
+        self._sampler = Sampler(self._request.sampling, self._request.mask, self._decoder.device)
         self._admitted = time.monotonic()
 
     @property
@@ -87,7 +87,7 @@ class Task:
         self._generated.append(token)
         if delta := self._detokenizer.push(token):
             self.generation.put(delta)
-        if len(self._generated) == self._max_tokens:
+        if len(self._generated) == self._request.sampling.max_tokens:
             self._finish("length")
 
     def _finish(self, reason: FinishReason) -> None:

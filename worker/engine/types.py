@@ -75,7 +75,7 @@ class Request:
     deadline: float | None = None  #: on the clock of `time.monotonic()`
 
     def __post_init__(self) -> None:
-        if not self.suffix:
+        if len(self.suffix) == 0:
             raise ValueError("suffix must hold at least one token: the model answers what it read last.")
 
 

@@ -1,0 +1,1 @@
+"""The HTTP side: routes that translate, call once and answer; the page, the client and the command line."""

@@ -1,0 +1,108 @@
+"""Admission: what can be known to be wrong with a job before it is queued."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from ssrfguard import BlockedAddressError, BlockedURLError, Policy
+
+from api.problems import Fault, InvalidPreviousJob, InvalidRequest, InvalidSchema, WebhookRefused, pointer
+from jobs.params import ChatParams, ExtractParams, Params, Work
+from jobs.record import Record
+from jobs.status import Kind, Status
+from worker.engine.masks import check_schema
+from worker.errors import InstructionTooLong
+
+#: Values in all parameters together; checking a schema takes a tenth of a millisecond for each.
+VALUES_LIMIT = 5_000
+#: Words of an instruction that every model takes.
+ALWAYS_FITS = 500
+
+
+class Admission:
+    """The checks every new job passes, by whichever door it comes."""
+
+    def __init__(self, record: Record, webhook_policy: Policy) -> None:
+        self._record = record
+        self._webhook_policy = webhook_policy
+
+    def check(self, work: Work, document_ids: Sequence[str]) -> None:
+        """Refuse what could only fail.
+
+        Raises:
+            InvalidRequest: it does not fit its description, in one of the ways below it.
+            UnsupportedSchema: no grammar can enforce the schema.
+            InstructionTooLong: no model at work could read it.
+        """
+        params = _params(work)
+        if isinstance(params, ExtractParams):
+            _refuse_remote(params.json_schema)
+            check_schema(params.json_schema)
+        if isinstance(params, ChatParams) and params.previous_job_id:
+            self._check_previous(params.previous_job_id, document_ids)
+        if work.webhook_url:
+            check_webhook(work.webhook_url, self._webhook_policy)
+        self._check_length(params.instructions())
+
+    def _check_previous(self, job_id: str, document_ids: Sequence[str]) -> None:
+        previous = self._record.ledger.get(job_id)
+        same = sorted(link.document_id for link in previous.documents) == sorted(document_ids)
+        if not (previous.kind == Kind.CHAT and previous.status == Status.COMPLETED and same):
+            raise InvalidPreviousJob
+
+    def _check_length(self, instructions: Sequence[str]) -> None:
+        """A word is at least one token, so more words than the largest window has tokens can never fit."""
+        words = max((len(text.split()) for text in instructions), default=0)
+        if words < ALWAYS_FITS:
+            return
+        window = max((row.card.get("window", 0) for row in self._record.workers.ready()), default=0)
+        if window and words >= window:
+            raise InstructionTooLong(
+                f"One instruction has {words:,} words; the largest model at work takes "
+                f"{window:,} tokens in all. Shorten it."
+            )
+
+
+def _params(work: Work) -> Params:
+    if sum(1 for _ in _values(work.params)) > VALUES_LIMIT:
+        raise InvalidRequest(errors=[Fault(at="/params", message=f"more than {VALUES_LIMIT:,} values")])
+    try:
+        return work.checked()
+    except ValidationError as exc:
+        wrong = InvalidRequest.of(exc, at="/params")
+        broken = {(error["loc"][:1], error["type"]) for error in exc.errors()}
+        if (("schema",), "value_error") in broken:
+            raise InvalidSchema(errors=wrong.errors) from exc
+        raise wrong from exc
+
+
+def _refuse_remote(schema: dict[str, Any]) -> None:
+    """Nothing is fetched for a schema: what it refers to must be in it."""
+    for path, target in _values(schema):
+        if path[-1] in {"$ref", "$dynamicRef"} and isinstance(target, str) and not target.startswith("#"):
+            message = "only references within the schema (#...) are followed"
+            raise InvalidSchema(errors=[Fault(at=pointer("/params/schema", *path), message=message)])
+
+
+def _values(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every value within a JSON value, and the steps that lead to it."""
+    steps = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for step, child in steps:
+        yield (*path, step), child
+        yield from _values(child, (*path, step))
+
+
+def check_webhook(url: str, policy: Policy) -> None:
+    """Refuse a URL that names a private address. Where a name leads is only known, and checked, at sending.
+
+    Raises:
+        WebhookRefused: it does.
+    """
+    try:
+        host = policy.check_url(url).host.rstrip(".")
+        if host == "localhost" or host.endswith(".localhost"):  # always this machine (RFC 6761, section 6.3)
+            policy.check_address("127.0.0.1")
+    except (BlockedURLError, BlockedAddressError) as exc:
+        raise WebhookRefused(errors=[Fault(at="/webhook_url", message=exc.reason)]) from exc

