@@ -1,13 +1,13 @@
 """Celery's settings, shared by the API (which only sends) and the workers.
 
-A message carries an id and nothing else; whether there is work to do is decided by a conditional UPDATE in SQL. So a message
-is acknowledged when it is taken (nothing is redelivered to a worker that is merely slow), and one that is lost is sent
-again by the sweep.
+A message carries an id and nothing else; whether there is work to do is decided by a conditional UPDATE in SQL.
+So a message is acknowledged when it is taken (nothing is redelivered to a worker that is merely slow), and one that
+is lost is sent again by the sweep.
 """
 
 from __future__ import annotations
 
-from jobs.queues import CPU, DELIVER, MODEL, PARSE, READ, SWEEP
+from jobs.queues import CPU, DELIVER, MODEL, PARSE, READ, SWEEP, TIDY
 from settings import Settings
 
 _settings = Settings()
@@ -24,6 +24,7 @@ task_routes = {
     PARSE: {"queue": CPU},
     DELIVER: {"queue": CPU},
     SWEEP: {"queue": CPU},
+    TIDY: {"queue": CPU},
     READ: {"queue": MODEL},
 }
 task_default_queue = CPU
@@ -50,4 +51,7 @@ broker_transport_options = {
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 
-beat_schedule = {"sweep": {"task": SWEEP, "schedule": _settings.sweep_s, "options": {"expires": 60}}}
+beat_schedule = {
+    "sweep": {"task": SWEEP, "schedule": _settings.sweep_s, "options": {"expires": 60}},
+    "tidy": {"task": TIDY, "schedule": 3600.0, "options": {"expires": 3600}},
+}

@@ -21,7 +21,7 @@ def create_app(services: Services) -> APIFlask:
     app.request_class = Request
     app.json = StrictJson(app)
     app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    app.config.update(MAX_CONTENT_LENGTH=BODY_LIMIT, MAX_FORM_MEMORY_SIZE=FORM_ROOM, MAX_FORM_PARTS=100, TRUSTED_HOSTS=services.settings.hosts)
+    app.config.update(MAX_CONTENT_LENGTH=BODY_LIMIT, MAX_FORM_MEMORY_SIZE=FORM_ROOM, MAX_FORM_PARTS=100)
     app.extensions["unabridged"] = services
     for concern in (api.log, api.security, api.problems, api.openapi):
         concern.register(app)

@@ -5,6 +5,7 @@
     │   ├── MalformedJson
     │   └── MalformedForm
     ├── CrossSite              a browser was sent here by another site
+    ├── UntrustedHost          the request is for a name this server does not have
     ├── RouteNotFound
     ├── MethodNotAllowed
     ├── BodyTooLarge
@@ -113,6 +114,12 @@ class CrossSite(ApiError):
     code = "cross_site"
 
 
+class UntrustedHost(ApiError):
+    """The request names a host that this server is not known by. List its names in UNABRIDGED_TRUSTED_HOSTS."""
+
+    code = "untrusted_host"
+
+
 class RouteNotFound(ApiError):
     """There is nothing at this address. The addresses are listed at /docs."""
 
@@ -217,6 +224,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     Exception: HTTPStatus.INTERNAL_SERVER_ERROR,
     BadRequest: HTTPStatus.BAD_REQUEST,
     CrossSite: HTTPStatus.FORBIDDEN,
+    UntrustedHost: HTTPStatus.MISDIRECTED_REQUEST,
     RouteNotFound: HTTPStatus.NOT_FOUND,
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

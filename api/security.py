@@ -6,8 +6,10 @@ from urllib.parse import urlsplit
 
 from apiflask import APIFlask
 from flask import Response, request
+from werkzeug.sansio.utils import host_is_trusted
 
-from api.problems import CrossSite
+from api.problems import CrossSite, UntrustedHost
+from api.services import services
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 
@@ -43,6 +45,17 @@ def refuse_cross_site() -> None:
         raise CrossSite
 
 
+def refuse_untrusted_host() -> None:
+    """Refuse a page that lets its own name point to this server, to read it as if it were part of the page.
+
+    Raises:
+        UntrustedHost: the request is for a name that is not ours.
+    """
+    hosts = services().settings.hosts
+    if hosts is not None and not host_is_trusted(request.host, hosts):
+        raise UntrustedHost
+
+
 def protect(response: Response) -> Response:
     """Set the headers every answer has."""
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -54,5 +67,6 @@ def protect(response: Response) -> Response:
 
 def register(app: APIFlask) -> None:
     """Guard every route of `app`."""
+    app.before_request(refuse_untrusted_host)
     app.before_request(refuse_cross_site)
     app.after_request(protect)

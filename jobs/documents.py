@@ -35,14 +35,14 @@ class Documents:
         The same bytes are the same document. One that failed is tried again.
 
         Raises:
-            DocumentNotFound: the key's first request made a document that was deleted since.
+            NotFound: the key's first request made a document that was deleted since.
         """
         with self._database.transaction() as session:
             new = False
 
-            def make() -> str:
+            def make() -> DocumentRow:
                 nonlocal new
-                self._database.alone(session, stored.sha256)
+                self._database.alone(session, f"upload {stored.sha256}")
                 row = session.scalar(
                     select(DocumentRow).where(DocumentRow.sha256 == stored.sha256).with_for_update()
                 )
@@ -61,18 +61,18 @@ class Documents:
                     self._database.post(session, PARSE, CPU, row.id)
                 elif row.status == DocumentStatus.FAILED:
                     self.parse_again(session, row, password=password)
-                return row.id
+                return row
 
-            document_id, _ = once(self._database, session, key, make)
-            return self._found(session.get(DocumentRow, document_id), document_id), new
+            row, _ = once(self._database, session, key, DocumentRow, make)
+            return row, new
 
     def parse_again(self, session: Session, row: DocumentRow, *, password: str | None = None) -> None:
-        """Queue a failed document once more."""
+        """Queue a failed document once more, within the caller's transaction, which has locked it."""
         row.status = DocumentStatus.QUEUED
         row.tries = 0
         row.error = None
         row.pages_done = 0
-        row.password = password or row.password
+        row.password = password
         self._database.post(session, PARSE, CPU, row.id)
 
     def get(self, document_id: str) -> DocumentRow:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
 from jobs.database import Database
-from jobs.errors import IdempotencyKeyReused
-from jobs.tables import IdempotencyRow
+from jobs.errors import IdempotencyKeyReused, NotFound
+from jobs.tables import BatchRow, DocumentRow, IdempotencyRow, JobRow
+
+Made = TypeVar("Made", BatchRow, DocumentRow, JobRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,26 +26,32 @@ class Key:
     fingerprint: str
 
 
-def once(database: Database, session: Session, key: Key | None, make: Callable[[], str]) -> tuple[str, bool]:
-    """The id of what `make` makes, and whether an earlier request with this key had made it already.
+def once(
+    database: Database, session: Session, key: Key | None, table: type[Made], make: Callable[[], Made]
+) -> tuple[Made, bool]:
+    """What `make` makes, and whether an earlier request with this key had made it already.
 
     The key is stored in the transaction of the thing made, so that neither exists without the other.
 
     Raises:
         IdempotencyKeyReused: the key came with another request before.
+        NotFound: what the key made was deleted since.
     """
     if key is None:
         return make(), False
-    database.alone(session, key.value)
+    database.alone(session, f"idempotency key {key.value}")
     known = session.get(IdempotencyRow, key.value)
-    if known is not None:
-        if known.fingerprint != key.fingerprint:
-            raise IdempotencyKeyReused
-        return known.subject_id, True
-    subject_id = make()
-    session.add(
-        IdempotencyRow(
-            key=key.value, fingerprint=key.fingerprint, subject_id=subject_id, created_at=database.clock()
+    if known is None:
+        made = make()
+        session.add(
+            IdempotencyRow(
+                key=key.value, fingerprint=key.fingerprint, subject_id=made.id, created_at=database.clock()
+            )
         )
-    )
-    return subject_id, False
+        return made, False
+    if known.fingerprint != key.fingerprint:
+        raise IdempotencyKeyReused
+    found = session.get(table, known.subject_id)
+    if found is None:
+        raise NotFound("What was made with this Idempotency-Key was deleted. Use a new key to make it again.")
+    return found, True

@@ -75,13 +75,12 @@ class Ledger:
         Raises:
             DocumentNotFound, DocumentFailed: it cannot be done.
             QueueFull: too many jobs wait.
-            JobNotFound: the key's first request made a job that was deleted since.
+            NotFound: the key's first request made a job that was deleted since.
         """
         with self._database.transaction() as session:
-            job_id, replayed = once(
-                self._database, session, key, lambda: self._add(session, new, [new.document_ids])[0].id
+            return once(
+                self._database, session, key, JobRow, lambda: self._add(session, new, [new.document_ids])[0]
             )
-            return self._found(session.get(JobRow, job_id), job_id), replayed
 
     def add_batch(
         self, work: Work, document_ids: Sequence[str], *, key: Key | None = None
@@ -89,15 +88,14 @@ class Ledger:
         """The same job for each document, all or none; raises what `add` raises."""
         with self._database.transaction() as session:
 
-            def make() -> str:
+            def make() -> BatchRow:
                 batch = BatchRow(id=new_id("batch"), kind=work.kind, created_at=self._database.clock())
                 session.add(batch)
                 session.flush()
                 self._add(session, work, [[document_id] for document_id in document_ids], batch.id)
-                return batch.id
+                return batch
 
-            batch_id, replayed = once(self._database, session, key, make)
-            return session.get_one(BatchRow, batch_id), replayed
+            return once(self._database, session, key, BatchRow, make)
 
     def _add(
         self, session: Session, work: Work, groups: Sequence[Sequence[str]], batch_id: str | None = None
@@ -271,7 +269,7 @@ class Ledger:
         """
         with self._database.transaction() as session:
 
-            def make() -> str:
+            def make() -> JobRow:
                 links = select(JobDocumentRow.document_id).where(JobDocumentRow.job_id == job_id)
                 documents = self._documents.locked(session, session.scalars(links))
                 job = self._locked(session, job_id)
@@ -288,10 +286,9 @@ class Ledger:
                     if row.status == DocumentStatus.FAILED:
                         self._documents.parse_again(session, row)
                 self._ring_if_ready(session, job, documents)
-                return job.id
+                return job
 
-            once(self._database, session, key, make)
-            return self._found(session.get(JobRow, job_id), job_id)
+            return once(self._database, session, key, JobRow, make)[0]
 
     # -- moved by workers -------------------------------------------------------------------------------
 

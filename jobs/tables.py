@@ -180,7 +180,7 @@ class OutboxRow(Base):
     task: Mapped[str]
     queue: Mapped[str]
     subject_id: Mapped[str] = mapped_column(index=True)
-    due_at: Mapped[datetime] = mapped_column(index=True)
+    due_at: Mapped[datetime]
     rung_at: Mapped[datetime | None]
 
 

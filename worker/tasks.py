@@ -13,7 +13,7 @@ import structlog
 from celery import Celery, signals
 
 from doorbell import Doorbell
-from jobs.queues import CPU, DELIVER, MODEL, PARSE, READ, SWEEP
+from jobs.queues import CPU, DELIVER, MODEL, PARSE, READ, SWEEP, TIDY
 from settings import Settings
 from worker.bootstrap import CpuWorker, ModelWorker, cpu_worker, model_worker
 
@@ -57,6 +57,12 @@ def sweep() -> None:
     swept = services.cpu.sweep.run()
     if swept.recovered or swept.expired or swept.rung:
         log.info("swept", recovered=swept.recovered, expired=swept.expired, rung=swept.rung)
+
+
+@app.task(name=TIDY)  # type: ignore[untyped-decorator]
+def tidy() -> None:
+    """Remove what uploads that broke off a day ago have left."""
+    services.cpu.record.files.sweep(older_than_s=24 * 3600.0)
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]

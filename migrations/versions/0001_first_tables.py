@@ -66,7 +66,6 @@ def upgrade() -> None:
         sa.Column("rung_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_outbox"),
     )
-    op.create_index("ix_outbox_due_at", "outbox", ["due_at"])
     op.create_index("ix_outbox_subject_id", "outbox", ["subject_id"])
     op.create_table(
         "workers",

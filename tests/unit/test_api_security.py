@@ -68,3 +68,8 @@ def test_a_page_needs_nothing_from_elsewhere(client: FlaskClient, url: str) -> N
     assert "<script" not in page
     assert "style=" not in page
     assert client.get("/docs/static/reference.css").mimetype == "text/css"
+
+
+def test_a_page_that_rebinds_its_name_to_this_machine_is_turned_away(client: FlaskClient) -> None:
+    assert client.get("/livez", headers={"Host": "elsewhere.example"}).status_code == 421
+    assert client.get("/livez", headers={"Host": "127.0.0.1:8765"}).status_code == 200
