@@ -115,7 +115,7 @@ class CrossSite(ApiError):
 
 
 class UntrustedHost(ApiError):
-    """The request names a host that this server is not known by. List its names in UNABRIDGED_TRUSTED_HOSTS."""
+    """The request is for a host name that this server does not go by. UNABRIDGED_TRUSTED_HOSTS lists them."""
 
     code = "untrusted_host"
 

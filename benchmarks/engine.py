@@ -10,6 +10,7 @@ The small default model on the CPU, two threads, fp32, in one process:
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import statistics
@@ -33,10 +34,10 @@ PROMPT_TOKENS = (2_000, 6_000)
 QUESTION = "Retell the whole log in your own words, at length."
 SECOND_QUESTION = "Name one thing that was repaired."
 
-_WORDS = (
-    "the a keeper pump house valve north south river harbour engine belt boiler report winter summer crew "
-    "found repaired opened closed measured wrote said heard water steam coal iron lamp clock stone bridge"
-).split()
+_WORDS = """
+    the a keeper pump house valve north south river harbour engine belt boiler report winter summer crew
+    found repaired opened closed measured wrote said heard water steam coal iron lamp clock stone bridge
+""".split()  # noqa: SIM905
 
 
 def log(engine: Engine, tokens: int, seed: int) -> str:
@@ -99,7 +100,8 @@ def against_generate(engine: Engine, model: Any, tokens: int, rounds: int) -> di
 
 
 def second_question(engine: Engine, tokens: int, rounds: int) -> dict[str, Any]:
-    first, second = [], []
+    first: list[float] = []
+    second: list[float] = []
     for number in range(rounds):
         document = log(engine, tokens, seed=1_000 + number)
         for question, times in ((QUESTION, first), (SECOND_QUESTION, second)):
@@ -128,6 +130,7 @@ def measure(rounds: int) -> dict[str, Any]:
             "threads": THREADS,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            "load_average": os.getloadavg(),  # above the threads: something else was running
             "against_generate": [against_generate(engine, model, n, rounds) for n in PROMPT_TOKENS],
             "second_question": [second_question(engine, n, rounds) for n in PROMPT_TOKENS],
         }

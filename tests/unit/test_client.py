@@ -59,7 +59,7 @@ def connect(time: WaitingTime) -> Iterator[Callable[[httpx.BaseTransport], Clien
     made: list[Client] = []
 
     def connect(transport: httpx.BaseTransport) -> Client:
-        made.append(Client("http://server", transport=transport, sleep=time.pause, clock=time.clock))
+        made.append(Client("http://localhost", transport=transport, sleep=time.pause, clock=time.clock))
         return made[-1]
 
     yield connect
@@ -242,7 +242,7 @@ def test_patience_ends(connect: Callable[[httpx.BaseTransport], Client], time: W
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             raise httpx.ConnectError("refused", request=request)
 
-    with pytest.raises(Unreachable, match="Nobody answers at http://server"):
+    with pytest.raises(Unreachable, match="Nobody answers at http://localhost"):
         connect(Nobody()).capacity()
 
     assert 5 < time.now <= 10
