@@ -48,7 +48,7 @@ class Admission:
 
     def _check_previous(self, job_id: str, document_ids: Sequence[str]) -> None:
         previous = self._record.ledger.get(job_id)
-        same = sorted(link.document_id for link in previous.documents) == sorted(document_ids)
+        same = sorted(previous.document_ids) == sorted(document_ids)
         if not (previous.kind == Kind.CHAT and previous.status == Status.COMPLETED and same):
             raise InvalidPreviousJob
 

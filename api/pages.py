@@ -300,7 +300,7 @@ def _page(template: str, **values: Any) -> str:
 
 def _names(rows: Sequence[JobRow]) -> dict[str, str]:
     """The file name of the first document of each job."""
-    ids = {row.documents[0].document_id for row in rows}
+    ids = {row.document_ids[0] for row in rows}
     return {document_id: services().record.documents.get(document_id).filename for document_id in ids}
 
 

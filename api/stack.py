@@ -212,6 +212,11 @@ class Stack:
         self.children: list[Child] = []
         self.url = ""
 
+    @property
+    def settings(self) -> Settings:
+        """The settings in force, with the addresses of what was started."""
+        return self._settings
+
     def __enter__(self) -> Self:
         try:
             self._start()

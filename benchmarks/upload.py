@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import tempfile
 import threading
 import time
@@ -19,18 +21,14 @@ from settings import Settings
 MIB = 1024**2
 
 
-def resident(pid: int) -> int:
-    """Resident bytes of a process and its children (`VmRSS`, proc(5))."""
-    total = 0
+def resident(group: int) -> int:
+    """Resident bytes of a process group (`resident` of statm, proc(5))."""
+    pages = 0
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            lines = (folder / "status").read_text().splitlines()
-            status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-        except (OSError, ValueError):
-            continue
-        if pid in {int(status["Pid"]), int(status["PPid"])} and "VmRSS" in status:
-            total += int(status["VmRSS"].split()[0]) * 1024
-    return total
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if os.getpgid(int(folder.name)) == group:
+                pages += int((folder / "statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
 
 
 class Body:

@@ -123,7 +123,8 @@ class Ledger:
                 created_at=now,
                 timeout_s=timeout_s,
                 expires_at=now + timedelta(seconds=timeout_s),
-                documents=[JobDocumentRow(position=at, document_id=id_) for at, id_ in enumerate(group)],
+                document_ids=list(group),
+                links=[JobDocumentRow(position=at, document_id=id_) for at, id_ in enumerate(group)],
             )
             session.add(job)
             self._ring_if_ready(session, job, [documents[id_] for id_ in group])
@@ -158,8 +159,7 @@ class Ledger:
                 job = session.get(JobRow, job_id, with_for_update=True)
                 if job is None or job.status != Status.QUEUED or job.phase != Phase.PARSING:
                     continue
-                ids = [link.document_id for link in job.documents]
-                rows = session.scalars(select(DocumentRow).where(DocumentRow.id.in_(ids))).all()
+                rows = session.scalars(select(DocumentRow).where(DocumentRow.id.in_(job.document_ids))).all()
                 self._ring_if_ready(session, job, rows)
                 if job.phase != Phase.PARSING:
                     job.version += 1

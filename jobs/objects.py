@@ -131,7 +131,7 @@ class Job(BaseModel):
             finished_at=row.finished_at,
             expires_at=row.expires_at,
             batch_id=row.batch_id,
-            document_ids=[link.document_id for link in row.documents],
+            document_ids=row.document_ids,
             params=row.params,
             metadata=row.meta,
             webhook_url=row.webhook_url,

@@ -143,6 +143,7 @@ class JobRow(Leased, Base):
     #: Grows with every visible change; the id of an event in the job's stream.
     version: Mapped[int] = mapped_column(default=1)
     batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id"), index=True)
+    document_ids: Mapped[list[Any]]
     params: Mapped[dict[str, Any]]
     meta: Mapped[dict[str, Any]]
     webhook_url: Mapped[str | None]
@@ -166,8 +167,9 @@ class JobRow(Leased, Base):
     usage: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
 
-    documents: Mapped[list[JobDocumentRow]] = relationship(
-        order_by=JobDocumentRow.position, lazy="selectin", cascade="all, delete-orphan"
+    #: Written once, to find a document's jobs; who has the job reads `document_ids`.
+    links: Mapped[list[JobDocumentRow]] = relationship(
+        order_by=JobDocumentRow.position, lazy="raise", cascade="all, delete-orphan", passive_deletes=True
     )
 
 

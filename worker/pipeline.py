@@ -90,7 +90,7 @@ class Pipeline:
 
     def _run(self, job: JobRow) -> Outcome:
         started = datetime.now(UTC)
-        rows = [self._record.documents.get(link.document_id) for link in job.documents]
+        rows = [self._record.documents.get(document_id) for document_id in job.document_ids]
         sources = [self._source(row) for row in rows]
         sections = self._sections(job, sources)
         reader = Reader(self._engine, sections, deadline_in((job.expires_at - started).total_seconds()))

@@ -84,6 +84,7 @@ def upgrade() -> None:
         sa.Column("phase", sa.Text(), nullable=True),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("batch_id", sa.Text(), nullable=True),
+        sa.Column("document_ids", sa.JSON(), nullable=False),
         sa.Column("params", sa.JSON(), nullable=False),
         sa.Column("meta", sa.JSON(), nullable=False),
         sa.Column("webhook_url", sa.Text(), nullable=True),

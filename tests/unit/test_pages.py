@@ -59,7 +59,7 @@ def finish(record: Record, story: Story) -> Callable[..., JobRow]:
     def do(
         job: JobRow, *, data: dict[str, Any] | None = None, model: str = "GLM-4@main", **found: Any
     ) -> JobRow:
-        document = record.documents.get(job.documents[0].document_id)
+        document = record.documents.get(job.document_ids[0])
         start = len("Chapter 1. ")
         citation = {
             "quote": SENTENCE, "document_id": document.id, "page": 2, "place": "page 2", "label": "ii",
@@ -116,14 +116,14 @@ def test_files_sent_with_the_form_become_the_documents_of_the_job(
 ) -> None:
     sent = send(client, ("a.txt", b"one"), ("b.txt", b"two"), kind="compare", compare__focus="Prices")
     job = the_job(sent, record)
-    names = [record.documents.get(link.document_id).filename for link in job.documents]
+    names = [record.documents.get(id_).filename for id_ in job.document_ids]
     assert names == ["a.txt", "b.txt"]
     assert (job.kind, job.params["focus"]) == (Kind.COMPARE, "Prices")
 
 
 def test_the_password_is_kept_for_the_parser(client: FlaskClient, record: Record) -> None:
     job = the_job(send(client, ("a.pdf", b"x"), kind="summarize", password="sesame"), record)
-    assert record.documents.get(job.documents[0].document_id).password == "sesame"
+    assert record.documents.get(job.document_ids[0]).password == "sesame"
 
 
 def test_documents_uploaded_earlier_can_be_chosen(
@@ -131,7 +131,7 @@ def test_documents_uploaded_earlier_can_be_chosen(
 ) -> None:
     assert f'value="{harbour.id}"' in client.get("/").text
     job = the_job(send(client, document_id=harbour.id, kind="chat", chat__message="Hello"), record)
-    assert [link.document_id for link in job.documents] == [harbour.id]
+    assert job.document_ids == [harbour.id]
 
 
 def test_a_document_named_in_the_address_is_chosen_already(client: FlaskClient, harbour: DocumentRow) -> None:
@@ -299,7 +299,7 @@ def test_a_quotation_that_is_not_in_the_text_is_never_shown_as_verified(
     client: FlaskClient, record: Record, finish: Callable[..., JobRow], found: dict[str, Any], says: str
 ) -> None:
     job = the_job(send(client, ("a.txt", b"text"), kind="summarize"), record)
-    Story(record).parse(record.documents.get(job.documents[0].document_id))
+    Story(record).parse(record.documents.get(job.document_ids[0]))
     shown = words(client.get(f"/jobs/{finish(job, verified=False, **found).id}"))
     assert says in shown
     assert " verified Page" not in shown.replace("not verified", "")
@@ -338,7 +338,7 @@ def test_asking_again_starts_a_job_on_the_same_documents(
     shown = client.get(f"/jobs/{finish(story.ask(harbour)).id}").text
     hidden = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]+)"', shown))
     again = the_job(client.post("/pages/jobs", data={**hidden, "ask.questions": "And now?"}), record)
-    assert (again.documents[0].document_id, again.params["questions"]) == (harbour.id, ["And now?"])
+    assert (again.document_ids[0], again.params["questions"]) == (harbour.id, ["And now?"])
 
 
 def test_a_reply_follows_the_turn_before_it_and_shows_it(
@@ -428,7 +428,7 @@ def test_a_deleted_document_is_gone_with_its_file(
 
 def test_lists_lead_on_to_what_is_older(client: FlaskClient, story: Story) -> None:
     jobs = [story.ask() for _ in range(25)]
-    for noun, oldest in (("jobs", jobs[0].id), ("documents", jobs[0].documents[0].document_id)):
+    for noun, oldest in (("jobs", jobs[0].id), ("documents", jobs[0].document_ids[0])):
         newest = client.get(f"/{noun}").text
         assert oldest not in newest
         [older] = re.findall(r'rel="next" href="([^"]+)"', newest)

@@ -18,7 +18,7 @@ def test_a_batch_is_one_job_a_document(record: Record, story: Story, ring: Doorb
     ring.take()
     batch, _ = record.ledger.add_batch(WORK, [document.id for document in documents])
     jobs = record.ledger.page(limit=10, after=None, batch_id=batch.id).rows
-    assert sorted(job.documents[0].document_id for job in jobs) == sorted(row.id for row in documents)
+    assert sorted(job.document_ids[0] for job in jobs) == sorted(row.id for row in documents)
     assert sorted(ring.take()) == sorted((READ, MODEL, job.id) for job in jobs)
 
 
@@ -26,7 +26,7 @@ def test_the_jobs_of_a_batch_wait_each_for_its_own_document(record: Record, stor
     ready, queued = story.read_document(), story.upload()
     batch, _ = record.ledger.add_batch(WORK, [ready.id, queued.id])
     jobs = record.ledger.page(limit=10, after=None, batch_id=batch.id).rows
-    phases = {job.documents[0].document_id: job.phase for job in jobs}
+    phases = {job.document_ids[0]: job.phase for job in jobs}
     assert phases == {ready.id: None, queued.id: Phase.PARSING}
 
 

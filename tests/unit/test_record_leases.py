@@ -61,7 +61,7 @@ def test_a_late_message_finds_nothing_to_do(record: Record, story: Story) -> Non
         assert record.ledger.claim(job.id, worker_id="card-1") is None
     assert record.ledger.get(done.id).status == Status.COMPLETED
     assert record.ledger.get(cancelled.id).status == Status.CANCELLED
-    assert record.documents.claim(done.documents[0].document_id) is None
+    assert record.documents.claim(done.document_ids[0]) is None
 
 
 def test_a_message_about_nothing_finds_nothing_to_do(record: Record) -> None:
@@ -112,7 +112,7 @@ def test_a_worker_that_slept_through_its_lease_changes_nothing(
 def test_a_worker_whose_job_was_deleted_with_its_document_is_told(record: Record, story: Story) -> None:
     job = story.begin()
     record.ledger.end(job, Status.FAILED, error=ERROR)
-    record.documents.delete(job.documents[0].document_id)
+    record.documents.delete(job.document_ids[0])
     with pytest.raises(LeaseLost):
         record.ledger.beat(job, Progress(Phase.READING))
 

@@ -78,7 +78,7 @@ def test_rebuilding_a_table_keeps_the_rows_that_refer_to_it(
         operations = Operations(MigrationContext.configure(connection))
         with operations.batch_alter_table("jobs", recreate="auto") as table:
             table.alter_column("kind", nullable=True)
-    assert len(record.ledger.get(job.id).documents) == 1
+    assert len(record.ledger.get(job.id).document_ids) == 1
 
 
 def test_a_migration_that_fails_leaves_the_database_as_it_was(empty_database_url: str) -> None:

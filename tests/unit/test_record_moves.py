@@ -56,7 +56,7 @@ def doors(
         sweep.run()
 
     def lose_a_document(job: JobRow) -> None:
-        document = record.documents.claim(job.documents[0].document_id)
+        document = record.documents.claim(job.document_ids[0])
         if document is not None:
             record.ledger.documents_changed(record.documents.fail(document, ERROR))
 

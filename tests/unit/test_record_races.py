@@ -123,7 +123,7 @@ def test_a_document_cannot_be_deleted_from_under_a_job_that_is_being_retried(
     job = story.ask()
     record.ledger.cancel(job.id)
     retrying, deleting = meet(
-        lambda: slow.ledger.retry(job.id), lambda: record.documents.delete(job.documents[0].document_id)
+        lambda: slow.ledger.retry(job.id), lambda: record.documents.delete(job.document_ids[0])
     )
     assert retrying.exception() is None
     assert isinstance(deleting.exception(), DocumentInUse)
