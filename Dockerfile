@@ -13,10 +13,7 @@ COPY worker worker
 COPY migrations migrations
 
 FROM base AS service
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends tesseract-ocr \
-    && rm -rf /var/lib/apt/lists/* \
-    && pip install --constraint constraints.txt ".[api,cpu-worker]"
+RUN pip install --constraint constraints.txt ".[api,cpu-worker]"
 USER unabridged
 VOLUME ["/data"]
 

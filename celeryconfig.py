@@ -1,8 +1,8 @@
 """Celery's settings, shared by the API (which only sends) and the workers.
 
 A message carries an id and nothing else; whether there is work to do, a conditional UPDATE in SQL decides.
-So a message is acknowledged when it is taken (nothing is redelivered to a worker that is merely slow), and one
-that is lost is sent again by the sweep.
+So a message is acknowledged when it is taken (nothing is redelivered to a worker that is merely slow), and
+one that is lost is sent again by the sweep.
 """
 
 from __future__ import annotations

@@ -3,13 +3,14 @@ ask each section, make one answer of several, and let the model point at the pas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jobs.params import Params
 from worker.citations import Citation, quotations, unique, verify
 from worker.engine import Sampling, Turn
+from worker.errors import InstructionTooLong
 from worker.prompts import Prompts
 from worker.reader import Reader
 from worker.section import Section
@@ -88,7 +89,7 @@ class Assignment:
         *,
         count: int = 1,
         source: int | None = None,
-        only: Sequence[str] = (),
+        only: Collection[str] = (),
     ) -> list[Citation]:
         """Have the model pick up to `count` passages that carry what it `said`, and verify each."""
         found: list[str] = []
@@ -98,7 +99,10 @@ class Assignment:
                 break
             start = f"{said}\n\n{self.prompts.quote}"
             sampling = Sampling(max_tokens=200)
-            self.reader.write(section, turns, sampling, mask=mask, answer_start=start)
+            try:
+                self.reader.write(section, turns, sampling, mask=mask, answer_start=start)
+            except InstructionTooLong:  # a long answer leaves no room to quote, and is better than none
+                break
             found.append(section.words(mask))
         return [verify(quote, self.sources) for quote in found]
 

@@ -85,6 +85,7 @@ def cpu_worker(settings: Settings, *, ring: Ring, waiting: Callable[[str], int])
         max_bytes=settings.max_upload_bytes,
         max_pages=settings.max_pages,
         memory_bytes=settings.parse_memory_bytes,
+        cpu_s=max(1, round(settings.parse_timeout_s)),
         wall_s=settings.parse_timeout_s,
     )
     return CpuWorker(
@@ -116,9 +117,10 @@ def model_worker(settings: Settings, *, ring: Ring) -> ModelWorker:
     Raises:
         worker.engine.ModelLoadError: the model cannot be had.
     """
-    engine = open_engine(settings)
+    worker_id = f"{socket.gethostname()}:{os.environ.get('CUDA_VISIBLE_DEVICES', 'cpu')}"
     record = open_record(settings, ring=ring)
-    worker_id = f"{socket.gethostname()}:{os.environ.get('CUDA_VISIBLE_DEVICES', 'cpu')}:{os.getpid()}"
+    record.workers.gone(worker_id)  # what a killed one left; this one is ready when it says so
+    engine = open_engine(settings)
     pipeline = Pipeline(
         record,
         engine,

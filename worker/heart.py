@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -27,7 +28,7 @@ class Heart:
         self._beat = beat
         self._stop = stop
         self._every_s = every_s
-        self._misses_allowed = max(1, int(lease_s / every_s) - 1)
+        self._lease_s = lease_s
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
         self.cancelled = False
@@ -44,17 +45,17 @@ class Heart:
         self._thread.join()
 
     def _run(self) -> None:
-        misses = 0
+        kept = time.monotonic()  # the lease holds from here
         while not self._done.wait(self._every_s):
+            began = time.monotonic()
             try:
                 self.cancelled = self._beat()
-                misses = 0
+                kept = began
             except LeaseLost:
                 self.lost = True
             except Exception:  # the database is away: hold on as long as the lease does
                 log.warning("heartbeat_failed", exc_info=True)
-                misses += 1
-                self.lost = misses >= self._misses_allowed
+                self.lost = time.monotonic() - kept >= self._lease_s
             if self.cancelled or self.lost:
                 self._stop()
                 return

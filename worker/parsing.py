@@ -6,6 +6,7 @@ import json
 import time
 
 import structlog
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 import parsers
 from jobs.errors import LeaseLost, StorageFull
@@ -40,6 +41,9 @@ class Parsing:
             except (parsers.ParseError, StorageFull) as exc:
                 waiting = documents.fail(row, {"code": exc.code, "message": str(exc)})
                 log.info("document_failed", document_id=row.id, code=exc.code)
+            except (OperationalError, InterfaceError):  # no fault of the file's: the sweep queues it again
+                log.warning("database_unavailable", document_id=row.id, attempt=row.attempt, exc_info=True)
+                return
             except Exception as exc:
                 log.error("parser_crashed", document_id=row.id, exc_info=exc)
                 waiting = documents.fail(row, {"code": InternalError.code, "message": str(InternalError())})

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from jobs.errors import LeaseLost
 from jobs.ledger import Outcome
@@ -63,6 +64,8 @@ class Pipeline:
             log.info("job_completed", job_id=job.id, kind=job.kind, attempt=job.attempt)
         except LeaseLost:
             log.warning("job_lease_lost", job_id=job.id, attempt=job.attempt)
+        except (OperationalError, InterfaceError):  # no fault of the job's: the sweep queues it again
+            log.warning("database_unavailable", job_id=job.id, attempt=job.attempt, exc_info=True)
         except Exception as exc:
             self._end(job, exc)
 
@@ -91,9 +94,7 @@ class Pipeline:
     def _run(self, job: JobRow) -> Outcome:
         started = datetime.now(UTC)
         rows = [self._record.documents.get(document_id) for document_id in job.document_ids]
-        sources = [self._source(row) for row in rows]
-        sections = self._sections(job, sources)
-        reader = Reader(self._engine, sections, deadline_in((job.expires_at - started).total_seconds()))
+        reader = Reader(self._engine, (), deadline_in((job.expires_at - started).total_seconds()))
         heart = Heart(
             lambda: self._record.ledger.beat(job, reader.progress()),
             reader.cancel,
@@ -101,17 +102,18 @@ class Pipeline:
             lease_s=self._lease_s,
         )
         params = PARAMS[Kind(job.kind)].model_validate(job.params)
-        assignment = Assignment(params, sources, reader, self._prompts)
         try:
-            with heart:
-                result = self._kind(job, assignment)
+            with heart:  # from here on: counting the tokens of a long document may outlast the lease
+                sources = [self._source(row) for row in rows]
+                reader.sections = self._sections(job, sources)
+                result = self._kind(job, Assignment(params, sources, reader, self._prompts))
         except Cancelled:
             if heart.lost:
                 raise LeaseLost from None
             raise
         return Outcome(
             result=result.to_json(),
-            coverage=self._coverage(job, sources, sections, result),
+            coverage=self._coverage(job, sources, reader.sections, result),
             usage={"parse_s": sum(row.parse_s or 0.0 for row in rows), **_usage(job, reader.tally, started)},
         )
 
@@ -133,7 +135,7 @@ class Pipeline:
         return Source(row.id, row.filename, Document.from_json(json.loads(text)))
 
     def _sections(self, job: JobRow, sources: Sequence[Source]) -> list[Section]:
-        fits = tokens_that_fit(self._engine)
+        fits = self._engine.capacity().tokens_fit
         budget = fits - room_for_answers(fits)
         sections = plan(
             sources,
@@ -142,8 +144,8 @@ class Pipeline:
             budget=budget,
             side_by_side=job.kind == Kind.COMPARE,
         )
+        tokens = sum(section.tokens for section in sections)  # counts them here, not in a heartbeat
         if len(sections) > 1 and job.params.get("reading") == "whole":
-            tokens = sum(section.tokens for section in sections)
             raise DoesNotFit(
                 f"The documents have about {tokens:,} tokens; {budget:,} fit {self._engine.card.name} beside "
                 "the answer. Use `reading: auto` to read them in sections, or a model with a longer window."
@@ -178,11 +180,6 @@ class Pipeline:
             "quotes_given": given,
             "quotes_verified": verified,
         }
-
-
-def tokens_that_fit(engine: Engine) -> int:
-    """The longest prompt with its answer: what the model's window and the memory for its cache allow."""
-    return min(engine.card.window, engine.capacity().kv_bytes_total // engine.card.kv_bytes_per_token)
 
 
 def room_for_answers(fits: int) -> int:

@@ -96,6 +96,7 @@ class Reader:
         )
         if draft:
             self._draft = ""
+            self._phase = Phase.WRITING if len(self._read) == len(self.sections) else Phase.READING
         try:
             return self._follow(self._submit(request), section)
         except PromptTooLong as exc:

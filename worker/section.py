@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
@@ -10,10 +10,13 @@ from itertools import zip_longest
 import numpy as np
 
 from worker.engine import EncodedPrefix, PromptTokenizer, QuoteMask
+from worker.errors import DoesNotFit
 from worker.source import Source, passages
 
 #: A passage longer than this is not offered as a quotation, in tokens.
 LONGEST_QUOTE = 96
+#: Fewer tokens of text than this beside a heading are not worth a section.
+LEAST_ROOM = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +35,20 @@ class Section:
 
     system: str
     tokenizer: PromptTokenizer
-    text: str = ""
     pieces: list[Piece] = field(default_factory=list)
+    _texts: list[str] = field(default_factory=list)
+    _length: int = 0
 
     def add(self, source: int, page: int, head: str, text: str) -> None:
         """Put part of a page at the end."""
-        self.text += head
-        self.pieces.append(Piece(source, page, text, len(self.text)))
-        self.text += text
+        self._texts += (head, text)
+        self.pieces.append(Piece(source, page, text, self._length + len(head)))
+        self._length += len(head) + len(text)
+
+    @cached_property
+    def text(self) -> str:
+        """The section as the model reads it; all its text must have been added."""
+        return "".join(self._texts)
 
     @cached_property
     def encoded(self) -> EncodedPrefix:
@@ -59,11 +68,11 @@ class Section:
         return sum(piece.at + len(piece.text) <= reached for piece in self.pieces)
 
     def quote_mask(
-        self, *, source: int | None = None, only: Sequence[str] = (), but: Sequence[str] = ()
+        self, *, source: int | None = None, only: Collection[str] = (), but: Collection[str] = ()
     ) -> QuoteMask | None:
         """A mask that lets the model pick one passage and nothing else; None if there is none to pick.
 
-        `source`: only from this document. `only`: passages that contain one of these. `but`: not these again.
+        `source`: only from this document. `only`: none but these passages. `but`: not these again.
         """
         starts, ends = [], []
         spans = self.encoded.spans
@@ -73,7 +82,7 @@ class Section:
                 continue
             for span in passages(piece.text):
                 words = piece.text[span.start : span.end]
-                if words in offered or (only and not any(part in words for part in only)):
+                if words in offered or (only and words not in only):
                     continue
                 offered.add(words)
                 start = int(np.searchsorted(spans[:, 1], piece.at + span.start, side="right"))
@@ -103,6 +112,9 @@ def plan(
     """Lay documents out in sections of at most `budget` tokens, in order, split between pages where possible.
 
     With `side_by_side`, the first section holds the beginning of each document, the second what follows.
+
+    Raises:
+        DoesNotFit: a section would hold next to nothing.
     """
     pages = [
         (number, index, page.text)
@@ -135,6 +147,8 @@ def _groups(
     """Pages in order, as many to a group as fit `room` tokens with their headings."""
     groups: list[list[Part]] = [[]]
     heading = 24 + max(tokenizer.count(source.filename) for source in sources)
+    if room - heading < LEAST_ROOM:
+        raise DoesNotFit("The model's window is too small for so many documents at once; name fewer.")
     used = 0
     for source, page, text in pages:
         for part, tokens in _halves(text, tokenizer, room - heading):
@@ -156,7 +170,7 @@ def _lay_out(
     last: int | None = None
     for number, index, text in group:
         source = sources[number]
-        gap = "\n\n" if section.text else ""
+        gap = "\n\n" if section.pieces else ""
         title = f"Document {number + 1}: {source.filename}\n\n" if number != last else ""
         section.add(number, index, f"{gap}{title}[{source.place(index)}]\n", text)
         last = number

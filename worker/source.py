@@ -78,8 +78,7 @@ def squeeze(text: str) -> tuple[str, NDArray[np.int64]]:
     blanked = _LOOSE.sub(lambda run: "\0" * len(run[0]), text)
     offsets = np.flatnonzero(np.frombuffer(blanked.encode("utf-32-le"), np.uint32))
     left = codes[offsets].tobytes().decode("utf-32-le")
-    lower = left.lower()
-    return (lower if len(lower) == len(left) else left), offsets
+    return left.replace("İ", "i").lower(), offsets  # the one letter that is two in lower case
 
 
 def passages(text: str) -> Iterator[Span]:

@@ -68,7 +68,8 @@ def tidy() -> None:
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _set_up_logging(loglevel: int | str = "INFO", **_: Any) -> None:
     logging.basicConfig(level=loglevel, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    level = logging.getLevelNamesMapping()[Settings().log_level.upper()]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
 
 
 @signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
@@ -76,11 +77,15 @@ def _build(instance: Any, **_: Any) -> None:
     """Build what the queues of this worker need, before the first message is taken."""
     settings = Settings()
     queues = set(instance.app.amqp.queues.consume_from)
-    if CPU in queues:
-        services.cpu = cpu_worker(settings, ring=doorbell, waiting=doorbell.waiting)
-    if MODEL in queues:
-        services.model = model_worker(settings, ring=doorbell)
-        services.model.announce()
+    try:
+        if CPU in queues:
+            services.cpu = cpu_worker(settings, ring=doorbell, waiting=doorbell.waiting)
+        if MODEL in queues:
+            services.model = model_worker(settings, ring=doorbell)
+            services.model.announce()
+    except Exception as exc:  # Celery would log it and go on without
+        log.critical("worker_not_built", exc_info=True)
+        raise SystemExit(1) from exc
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -17,7 +17,9 @@ def test_every_setting_is_documented_and_no_other() -> None:
     assert sorted(name.lower() for name in documented) == sorted(Settings.model_fields)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/errors.md", "docs/settings.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/errors.md", "docs/settings.md"]
+)
 def test_every_link_within_the_project_leads_somewhere(page: str) -> None:
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):

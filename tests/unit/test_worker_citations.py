@@ -75,6 +75,12 @@ def test_characters_beyond_the_basic_plane_keep_offsets_right() -> None:
     assert page[citation["start"] : citation["end"]] == "stands before\nthe words that"
 
 
+def test_a_letter_that_is_two_in_lower_case_spoils_nothing() -> None:
+    page = "İstanbul is where the company was founded in 1912."
+    citation = verify("THE COMPANY WAS FOUNDED", [source(page)])
+    assert page[citation["start"] : citation["end"]] == "the company was founded"
+
+
 def test_only_what_is_long_enough_between_marks_is_a_quotation() -> None:
     text = 'He said "no", then “the company employs 1,204 people” and 「公司共有员工一千二百人」.'
     assert quotations(text) == ["the company employs 1,204 people", "公司共有员工一千二百人"]

@@ -6,6 +6,7 @@ import pytest
 
 from parsers import Document, Page
 from worker.engine import FakeEngine
+from worker.errors import DoesNotFit
 from worker.section import Section, plan
 from worker.source import Source, passages
 
@@ -54,6 +55,11 @@ def test_side_by_side_each_section_has_part_of_each_document() -> None:
     sections = laid_out([BOOK, other], 1200, side_by_side=True)
     assert {piece.source for piece in sections[0].pieces} == {0, 1}
     assert sum(len(section.pieces) for section in sections) >= 18
+
+
+def test_too_many_documents_for_the_window_are_refused_instead_of_cut_to_crumbs() -> None:
+    with pytest.raises(DoesNotFit, match="name fewer"):
+        laid_out([BOOK] * 20, 1200, side_by_side=True)
 
 
 def test_pages_read_counts_only_whole_pages() -> None:

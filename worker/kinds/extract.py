@@ -63,12 +63,12 @@ def _best(candidates: list[tuple[Section, Any]]) -> tuple[Section, Any]:
 
 def _support(job: Assignment, section: Section, turns: list[Turn], name: str, value: Any) -> list[Citation]:
     """A passage that holds the value; none if no passage does."""
-    holding = [
+    holding = {
         piece.text[span.start : span.end]
         for piece in section.pieces
         for span in passages(piece.text)
         if mentioned(piece.text[span.start : span.end], value)
-    ]
+    }
     if not holding:
         return []
     return unique(job.quote(section, turns, f"{name}: {_as_text(value)}", only=holding))
