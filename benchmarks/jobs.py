@@ -1,7 +1,8 @@
 """How many jobs a second go through API, database, queue, worker and back, beside bare Celery no-op tasks?
 
 Both run on one broker, with the same number of threads in one worker process; jobs use the fake engine,
-so that everything but the model is measured. `python -m benchmarks.jobs [--database postgresql] [--jobs 1000]`
+so that everything but the model is measured.
+`python -m benchmarks.jobs [--database postgresql] [--jobs 1000]`
 """
 
 from __future__ import annotations

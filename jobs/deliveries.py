@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from jobs.database import Database
 from jobs.errors import DeliveryNotFound, IllegalMove
+from jobs.idempotency import Key, once
 from jobs.ids import new_id
 from jobs.lease import claim, held
 from jobs.objects import Job
@@ -68,7 +69,7 @@ class Deliveries:
             raise DeliveryNotFound
         return row
 
-    def replay(self, delivery_id: str) -> DeliveryRow:
+    def replay(self, delivery_id: str, *, key: Key | None = None) -> DeliveryRow:
         """Send a delivery again, delivered or not, under the same message id.
 
         Raises:
@@ -76,16 +77,20 @@ class Deliveries:
             IllegalMove: it is being sent right now.
         """
         with self._database.transaction() as session:
-            row = session.get(DeliveryRow, delivery_id, with_for_update=True)
-            if row is None:
-                raise DeliveryNotFound
-            if row.status == DeliveryStatus.IN_PROGRESS:
-                raise IllegalMove("The delivery is being sent right now.")
-            self._database.drop(session, row.id)
-            row.status = DeliveryStatus.QUEUED
-            row.tries = 0
-            self._database.post(session, DELIVER, CPU, row.id)
-            return row
+
+            def make() -> DeliveryRow:
+                row = session.get(DeliveryRow, delivery_id, with_for_update=True)
+                if row is None:
+                    raise DeliveryNotFound
+                if row.status == DeliveryStatus.IN_PROGRESS:
+                    raise IllegalMove("The delivery is being sent right now.")
+                self._database.drop(session, row.id)
+                row.status = DeliveryStatus.QUEUED
+                row.tries = 0
+                self._database.post(session, DELIVER, CPU, row.id)
+                return row
+
+            return once(self._database, session, key, DeliveryRow, make)[0]
 
     def claim(self, delivery_id: str) -> DeliveryRow | None:
         """Take a delivery to send it."""

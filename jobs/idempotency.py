@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 
 from jobs.database import Database
 from jobs.errors import IdempotencyKeyReused, NotFound
-from jobs.tables import BatchRow, DocumentRow, IdempotencyRow, JobRow
+from jobs.tables import BatchRow, DeliveryRow, DocumentRow, IdempotencyRow, JobRow
 
-Made = TypeVar("Made", BatchRow, DocumentRow, JobRow)
+Made = TypeVar("Made", BatchRow, DocumentRow, JobRow, DeliveryRow)
 
 
 @dataclass(frozen=True, slots=True)

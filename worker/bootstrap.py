@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -72,6 +73,10 @@ class ModelWorker:
 
     def _keep_saying(self, every_s: float) -> None:
         while not self._stopped.wait(every_s):
+            if self.engine.failed:
+                log.critical("engine_failed")
+                os.kill(os.getpid(), signal.SIGTERM)  # whoever started this process starts a sound one
+                return
             try:
                 self._say()
             except Exception:  # the database is away; say it when it is back

@@ -4,6 +4,7 @@ JobError
 ├── InstructionTooLong     the question alone does not leave room for an answer
 ├── DoesNotFit             `reading: whole`, and the documents are longer than what fits
 ├── OutputCutOff           the answer reached its limit before the JSON was complete
+├── OutputInvalid          the JSON does not fit its schema
 ├── TextMissing            the parsed text is gone from the data folder
 └── InternalError          a bug; the log has it
 """
@@ -38,6 +39,12 @@ class OutputCutOff(JobError):
     """The answer reached `max_tokens` before its JSON was complete. Raise it, or ask for fewer fields."""
 
     code = "output_cut_off"
+
+
+class OutputInvalid(JobError):
+    """What the model wrote does not fit the schema. Retry the job, or simplify the schema."""
+
+    code = "output_invalid"
 
 
 class TextMissing(JobError):

@@ -74,6 +74,8 @@ class Pipeline:
         ledger = self._record.ledger
         try:
             match exc:
+                case EngineStopped() if self._engine.failed:
+                    log.error("engine_failed", job_id=job.id)  # counts as a death: the lease runs out
                 case EngineStopped():
                     ledger.give_back(job)
                     log.info("job_given_back", job_id=job.id)

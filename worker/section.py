@@ -29,6 +29,16 @@ class Piece:
     at: int
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A sentence or row that may be quoted, and the section's tokens it stands in."""
+
+    source: int
+    words: str
+    start: int
+    end: int
+
+
 @dataclass
 class Section:
     """Pages laid out as one prompt prefix."""
@@ -74,25 +84,31 @@ class Section:
 
         `source`: only from this document. `only`: none but these passages. `but`: not these again.
         """
-        starts, ends = [], []
-        spans = self.encoded.spans
         offered = set(but)
-        for piece in self.pieces:
-            if source is not None and piece.source != source:
+        starts, ends = [], []
+        for passage in self._passages:
+            elsewhere = source is not None and passage.source != source
+            if elsewhere or passage.words in offered or (only and passage.words not in only):
                 continue
-            for span in passages(piece.text):
-                words = piece.text[span.start : span.end]
-                if words in offered or (only and words not in only):
-                    continue
-                offered.add(words)
-                start = int(np.searchsorted(spans[:, 1], piece.at + span.start, side="right"))
-                end = int(np.searchsorted(spans[:, 0], piece.at + span.end, side="left"))
-                if 0 < end - start <= LONGEST_QUOTE:
-                    starts.append(start)
-                    ends.append(end)
+            offered.add(passage.words)
+            starts.append(passage.start)
+            ends.append(passage.end)
         if not starts:
             return None
         return QuoteMask(self.encoded.ids, starts, ends, stop_id=self.tokenizer.stop_ids[0])
+
+    @cached_property
+    def _passages(self) -> list[Passage]:
+        """What may be quoted, found once."""
+        spans = self.encoded.spans
+        found = []
+        for piece in self.pieces:
+            for span in passages(piece.text):
+                start = int(np.searchsorted(spans[:, 1], piece.at + span.start, side="right"))
+                end = int(np.searchsorted(spans[:, 0], piece.at + span.end, side="left"))
+                if 0 < end - start <= LONGEST_QUOTE:
+                    found.append(Passage(piece.source, piece.text[span.start : span.end], start, end))
+        return found
 
     def words(self, mask: QuoteMask) -> str:
         """The passage that was picked under `mask`."""

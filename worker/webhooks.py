@@ -87,7 +87,7 @@ class Webhooks:
                 return response.status_code, f"HTTP {response.status_code}: {said}".rstrip(": "), False
         except SSRFGuardError as exc:
             return None, f"refused: {exc}"[:_ERROR_LENGTH], True
-        except (httpx.HTTPError, OSError) as exc:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
             return None, f"{type(exc).__name__}: {exc}"[:_ERROR_LENGTH], False
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from apiflask import APIBlueprint
+from flask import request
 
 from api.openapi import operation
+from api.request import Request
 from api.services import services
-from jobs.errors import DeliveryNotFound, IllegalMove
+from jobs.errors import DeliveryNotFound, IdempotencyKeyReused, IllegalMove
 from jobs.objects import Delivery
 
 blueprint = APIBlueprint("deliveries", __name__, url_prefix="/v1/deliveries", tag="Webhooks")
@@ -21,9 +25,10 @@ def get_delivery(delivery_id: str) -> Delivery:
 
 
 @blueprint.post("/<delivery_id>/replay")
-@operation(DeliveryNotFound, IllegalMove)
+@operation(DeliveryNotFound, IdempotencyKeyReused, IllegalMove)
 @blueprint.output(Delivery, 202, description="Queued.")
 def replay_delivery(delivery_id: str) -> tuple[Delivery, int, dict[str, str]]:
     """Send a webhook again, under the same message id."""
-    delivery = Delivery.of(services().record.deliveries.replay(delivery_id))
+    key = cast(Request, request).key()
+    delivery = Delivery.of(services().record.deliveries.replay(delivery_id, key=key))
     return delivery, 202, {"Location": delivery.links["self"]}

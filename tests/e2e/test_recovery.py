@@ -1,4 +1,4 @@
-"""Killed in the middle, with the real small model: nothing is lost, and results outlive a restart of everything."""
+"""Killed in the middle, with the real small model: nothing is lost, and results outlive everything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ QUESTION = {"questions": ["What is a report?"], "max_tokens": 8}
 
 def settings(folder: Path) -> Settings:
     """A lease short enough to wait for."""
-    return Settings(_env_file=None, data=folder, port=0, heartbeat_s=0.3, lease_s=4, sweep_s=1, ring_again_s=1)
+    return Settings(
+        _env_file=None, data=folder, port=0, heartbeat_s=0.3, lease_s=4, sweep_s=1, ring_again_s=1
+    )
 
 
 @pytest.mark.timeout(280)
@@ -36,7 +38,8 @@ def test_a_job_survives_its_worker_and_its_result_survives_everything(tmp_path: 
         finished = client.wait(job["id"])
         assert (finished["status"], finished["attempt"]) == (Status.COMPLETED, 2)
         again = client.wait(client.create_job(Kind.ASK, [document["id"]], params=QUESTION)["id"])
-        assert finished["coverage"] and again["usage"]
+        assert finished["coverage"]
+        assert again["usage"]
         assert again["usage"]["tokens_reused"] == finished["coverage"]["tokens"]
     with Stack(settings(tmp_path)) as stack, Client(stack.url) as client:
         assert client.job(job["id"]) == finished

@@ -251,6 +251,14 @@ def test_a_worker_that_goes_down_gives_its_job_back(record: Record) -> None:
     assert (job.status, job.tries, job.attempt) == (Status.QUEUED, 0, 1)
 
 
+def test_a_job_whose_engine_breaks_waits_for_another_worker(record: Record) -> None:
+    row, engine, thread = started(record, threading.Event())
+    engine.fail()
+    thread.join()
+    job = record.ledger.get(row.id)
+    assert (job.status, job.tries) == (Status.IN_PROGRESS, 1)
+
+
 def test_a_job_that_runs_out_of_time_expires(record: Record) -> None:
     document = add_document(record, *PAGES)
     new = NewJob.model_validate({"kind": "summarize", "document_ids": [document], "timeout_s": 0.05})

@@ -110,6 +110,7 @@ class FakeEngine:
         self._chunk = chunk
         self._hold_reading = hold_reading
         self._closed = threading.Event()
+        self._failed = False
         self._lock = threading.Lock()
         self._read: dict[bytes, int] = {}  # prefix key -> tokens read of it
         self._states: dict[_FakeGeneration, str] = {}
@@ -132,6 +133,15 @@ class FakeEngine:
                 read_tokens_per_s=None,
                 write_tokens_per_s=None,
             )
+
+    @property
+    def failed(self) -> bool:
+        return self._failed
+
+    def fail(self) -> None:
+        """End as an engine does whose device broke."""
+        self._failed = True
+        self._closed.set()
 
     def close(self) -> None:
         self._closed.set()

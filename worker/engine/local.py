@@ -63,6 +63,7 @@ class LocalEngine:
         self._waiting: list[Task] = []
         self._active: list[Task] = []
         self._closing = False
+        self._failed = False
         self._changed = threading.Condition()  # guards the four above
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -104,11 +105,18 @@ class LocalEngine:
     def _tokens_fit(self) -> int:
         return min(self.card.window, self._pool.tokens)
 
+    @property
+    def failed(self) -> bool:
+        return self._failed
+
     def _run(self) -> None:
         try:
             with torch.inference_mode():
                 while self._has_work():
                     self._turn()
+        except Exception:
+            logger.critical("The engine has ended.", exc_info=True)
+            self._failed = True
         finally:
             with self._changed:
                 self._closing = True
@@ -188,12 +196,14 @@ class LocalEngine:
         except torch.OutOfMemoryError as exc:
             self._fail(task, OutOfMemory(), exc)
             self._free_memory()
+        except torch.AcceleratorError:
+            raise  # the device takes no more work from this process
         except Exception as exc:
             if "can't allocate memory" in str(exc):  # torch raises a plain RuntimeError on the CPU
                 self._fail(task, OutOfMemory(), exc)
             else:
                 logger.exception("A request failed in an unforeseen way.")
-                self._fail(task, EngineError(f"The engine failed: {exc}"), exc)
+                self._fail(task, EngineError(), exc)
 
     def _fail(self, task: Task, error: EngineError, cause: BaseException | None = None) -> None:
         # Tracebacks keep the tensors of their frames alive for as long as the caller keeps the error.

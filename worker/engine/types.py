@@ -162,6 +162,11 @@ class Engine(Protocol):
 
     def capacity(self) -> Capacity: ...
 
+    @property
+    def failed(self) -> bool:
+        """Whether the engine ended by itself; every request then raises `EngineStopped`."""
+        ...
+
     def close(self) -> None:
         """Fail unfinished requests with `EngineStopped` and stop. May be called twice."""
         ...

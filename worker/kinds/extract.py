@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
 from jobs.params import ExtractParams
 from worker.assignment import Answer, Assignment, Result, wish
 from worker.citations import Citation, unique
 from worker.engine import JsonSchemaMask, Turn
-from worker.errors import OutputCutOff
+from worker.errors import OutputCutOff, OutputInvalid
 from worker.mention import mentioned, mentions_all
 from worker.section import Section
 from worker.source import passages
@@ -23,6 +25,7 @@ def run(job: Assignment) -> Result:
 
     Raises:
         OutputCutOff: the JSON was not complete within `max_tokens`.
+        OutputInvalid: what came out does not fit the schema.
     """
     params = job.params
     assert isinstance(params, ExtractParams)
@@ -34,13 +37,27 @@ def run(job: Assignment) -> Result:
     turns = [Turn("user", instruction)]
     found = [(section, _object(job, section, turns, params.json_schema)) for section in job.sections]
     job.reader.checking()
-    data: dict[str, Any] = {}
-    answers: list[Answer] = []
-    for name in dict.fromkeys(name for _, fields in found for name in fields):
-        section, value = _best([(section, fields[name]) for section, fields in found if name in fields])
-        data[name] = value
-        answers.append(Answer(name, _as_text(value), _support(job, section, turns, name, value)))
-    return Result(answers, data)
+    fields = _merged(found, Draft202012Validator(params.json_schema))
+    answers = [
+        Answer(name, _as_text(value), _support(job, section, turns, name, value))
+        for name, (section, value) in fields.items()
+    ]
+    return Result(answers, {name: value for name, (_, value) in fields.items()})
+
+
+def _merged(
+    found: list[tuple[Section, dict[str, Any]]], schema: Draft202012Validator
+) -> dict[str, tuple[Section, Any]]:
+    """Each field with its section: the best of each, or one section's object where these do not fit."""
+    names = dict.fromkeys(name for _, value in found for name in value)
+    best = {
+        name: _best([(section, value[name]) for section, value in found if name in value]) for name in names
+    }
+    whole = [{name: (section, field) for name, field in value.items()} for section, value in found]
+    for fields in [best, *whole]:
+        if schema.is_valid({name: value for name, (_, value) in fields.items()}):
+            return fields
+    raise OutputInvalid
 
 
 def _object(job: Assignment, section: Section, turns: list[Turn], schema: dict[str, Any]) -> dict[str, Any]:
