@@ -20,7 +20,7 @@ serve: $(VENV)/all  ## API, queue and workers on this machine until Ctrl-C
 	$(RUN) -m api.cli serve
 
 test: $(VENV)/test  ## Unit tests, the rules of imports, then all other tests; says what is skipped
-	$(RUN) -m pytest -q tests/unit
+	$(RUN) -m pytest -q -n auto tests/unit
 	$(VENV)/bin/lint-imports
 	$(RUN) -m pytest -q tests --ignore=tests/unit
 

@@ -67,6 +67,7 @@ class DocumentCoverage(TypedDict):
 
     document_id: str
     filename: str
+    paged: bool
     pages_read: int
     pages_total: int
     pages_without_text: list[int]

@@ -171,10 +171,11 @@ def citation_line(number: int, citation: Citation) -> str:
 def receipt_line(coverage: Coverage) -> str:
     """What was read, in a sentence or three."""
     documents = coverage["documents"]
+    unit = "pages" if all(document["paged"] for document in documents) else "sections"
     read, total = (sum(document[name] for document in documents) for name in ("pages_read", "pages_total"))
     how = "whole" if coverage["reading"] == "whole" else f"in {coverage['sections']} sections"
     said = [
-        f"Read {read:,} of {total:,} pages, {coverage['tokens']:,} tokens, {how}, "
+        f"Read {read:,} of {total:,} {unit}, {coverage['tokens']:,} tokens, {how}, "
         f"by {coverage['model']} ({coverage['weights']})."
     ]
     for document in documents:

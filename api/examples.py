@@ -135,6 +135,7 @@ RESULT: dict[str, Any] = {
             {
                 "document_id": DOCUMENT_ID,
                 "filename": "lease.pdf",
+                "paged": True,
                 "pages_read": 34,
                 "pages_total": 34,
                 "pages_without_text": [],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,18 +13,16 @@ from jobs.ledger import Outcome
 from jobs.params import PARAMS
 from jobs.record import Record
 from jobs.status import Kind, Status
-from jobs.tables import DocumentRow, JobRow
-from parsers import Document
+from jobs.tables import JobRow
 from worker.assignment import Assignment, Result
 from worker.citations import count_verified
 from worker.engine import Cancelled, DeadlineExceeded, Engine, EngineError, EngineStopped
-from worker.errors import DoesNotFit, InternalError, JobError, TextMissing
+from worker.errors import DoesNotFit, InternalError, JobError
 from worker.heart import Heart
 from worker.kinds import RUN
+from worker.library import Layout, Library
 from worker.prompts import Prompts
 from worker.reader import Reader, Tally, deadline_in
-from worker.section import Section, plan
-from worker.source import Source
 
 log = structlog.get_logger()
 
@@ -47,6 +43,7 @@ class Pipeline:
         self._record = record
         self._engine = engine
         self._prompts = prompts
+        self._library = Library(record, engine.tokenizer, system=prompts.system)
         self._worker_id = worker_id
         self._heartbeat_s = heartbeat_s
         self._lease_s = lease_s
@@ -95,7 +92,6 @@ class Pipeline:
 
     def _run(self, job: JobRow) -> Outcome:
         started = datetime.now(UTC)
-        rows = [self._record.documents.get(document_id) for document_id in job.document_ids]
         reader = Reader(self._engine, (), deadline_in((job.expires_at - started).total_seconds()))
         heart = Heart(
             lambda: self._record.ledger.beat(job, reader.progress()),
@@ -106,17 +102,17 @@ class Pipeline:
         params = PARAMS[Kind(job.kind)].model_validate(job.params)
         try:
             with heart:  # from here on: counting the tokens of a long document may outlast the lease
-                sources = [self._source(row) for row in rows]
-                reader.sections = self._sections(job, sources)
-                result = self._kind(job, Assignment(params, sources, reader, self._prompts))
+                layout = self._layout(job)
+                reader.sections = layout.sections
+                result = self._kind(job, Assignment(params, layout.sources, reader, self._prompts))
         except Cancelled:
             if heart.lost:
                 raise LeaseLost from None
             raise
         return Outcome(
             result=result.to_json(),
-            coverage=self._coverage(job, sources, reader.sections, result),
-            usage={"parse_s": sum(row.parse_s or 0.0 for row in rows), **_usage(job, reader.tally, started)},
+            coverage=self._coverage(job, layout, result),
+            usage={"parse_s": layout.parse_s, **_usage(job, reader.tally, started)},
         )
 
     def _kind(self, job: JobRow, assignment: Assignment) -> Result:
@@ -130,33 +126,21 @@ class Pipeline:
         ]
         return run(assignment, history)
 
-    def _source(self, row: DocumentRow) -> Source:
-        text = self._record.files.text(row.sha256, row.parser_version or "")
-        if text is None:
-            raise TextMissing
-        return Source(row.id, row.filename, Document.from_json(json.loads(text)))
-
-    def _sections(self, job: JobRow, sources: Sequence[Source]) -> list[Section]:
+    def _layout(self, job: JobRow) -> Layout:
         fits = self._engine.capacity().tokens_fit
         budget = fits - room_for_answers(fits)
-        sections = plan(
-            sources,
-            self._engine.tokenizer,
-            system=self._prompts.system,
-            budget=budget,
-            side_by_side=job.kind == Kind.COMPARE,
-        )
-        tokens = sum(section.tokens for section in sections)  # counts them here, not in a heartbeat
-        if len(sections) > 1 and job.params.get("reading") == "whole":
+        compare = job.kind == Kind.COMPARE
+        layout = self._library.lay_out(job.document_ids, budget=budget, side_by_side=compare)
+        tokens = layout.tokens  # counts them here, not in a heartbeat
+        if len(layout.sections) > 1 and job.params.get("reading") == "whole":
             raise DoesNotFit(
                 f"The documents have about {tokens:,} tokens; {budget:,} fit {self._engine.card.name} beside "
                 "the answer. Use `reading: auto` to read them in sections, or a model with a longer window."
             )
-        return sections
+        return layout
 
-    def _coverage(
-        self, job: JobRow, sources: Sequence[Source], sections: Sequence[Section], result: Result
-    ) -> dict[str, Any]:
+    def _coverage(self, job: JobRow, layout: Layout, result: Result) -> dict[str, Any]:
+        sources, sections = layout.sources, layout.sections
         given, verified = count_verified(result.to_json()["answers"])
         read = {(piece.source, piece.page) for section in sections for piece in section.pieces}
         card = self._engine.card
@@ -172,7 +156,7 @@ class Pipeline:
                 }
                 for index, source in enumerate(sources)
             ],
-            "tokens": sum(section.tokens for section in sections),
+            "tokens": layout.tokens,
             "reading": "whole" if len(sections) == 1 else "sections",
             "sections": len(sections),
             "model": f"{card.name}@{card.revision}",

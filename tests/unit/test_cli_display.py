@@ -31,6 +31,7 @@ def coverage(**more: Any) -> Coverage:
     document = {
         "document_id": "doc_1",
         "filename": "tower.pdf",
+        "paged": True,
         "pages_read": 30,
         "pages_total": 34,
         "pages_without_text": [],

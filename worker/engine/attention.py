@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 NAME = "unabridged"
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
-"""(queries, keys, values, scale, causal) -> (output, log-sum-exp), with as many query as KV heads."""
+"""(queries, keys, values, scale, causal) -> (output, log-sum-exp); a KV head may serve several query heads."""
 
 _REFERENCE_BLOCK = 4_096
 # Largest relative error against fp32 that a kernel may show.
@@ -38,6 +38,7 @@ _SELF_TEST_KEYS = {"cpu": 1_500, "cuda": 66_001}
 
 def reference(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     """Plain fp32 products in blocks of keys; right on every device, and slow."""
+    k, v = _repeat_heads(k, q.shape[1]), _repeat_heads(v, q.shape[1])
     queries = torch.arange(q.shape[2], device=q.device)[:, None]
     parts = []
     for start in range(0, k.shape[2], _REFERENCE_BLOCK):
@@ -55,13 +56,18 @@ def reference(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tu
 
 
 def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    # KV heads as the batch and their groups as the heads: shared by strides, not by copies.
+    _, heads, queries, dim = q.shape
+    groups = (k.shape[1], heads // k.shape[1], -1, dim)
+    k, v = (x.transpose(0, 1).expand(groups[:2] + x.shape[2:]) for x in (k, v))
     output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q, k, v, 0.0, causal, scale=scale
+        q.reshape(groups), k, v, 0.0, causal, scale=scale
     )
-    return output, lse
+    return output.reshape(q.shape), lse.reshape(1, heads, queries)
 
 
 def _flash_cuda(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    k, v = _repeat_heads(k, q.shape[1]), _repeat_heads(v, q.shape[1])
     output, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
         q, k, v, 0.0, causal, False, scale=scale
     )
@@ -69,10 +75,15 @@ def _flash_cuda(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> 
 
 
 def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    k, v = _repeat_heads(k, q.shape[1]), _repeat_heads(v, q.shape[1])
     output, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
         q, k, v, None, True, 0.0, causal, False, scale=scale
     )
     return output, lse.squeeze(-1)
+
+
+def _repeat_heads(x: Tensor, heads: int) -> Tensor:
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
 # The fastest first. cuDNN is nearly twice as fast as flash with many queries; with one query it is 17 times
@@ -107,8 +118,7 @@ class Attention:
         if queries == 1:
             return merge([_grouped(kernel, q, k, v, scale) for k, v in layer.all()])[0].to(q.dtype)
         parts = [_grouped(kernel, q, k, v, scale) for k, v in layer.past()]
-        k, v = (_repeat_heads(x, q.shape[1]) for x in layer.new(queries))
-        return merge([*parts, kernel(q, k, v, scale, True)])[0].to(q.dtype)
+        return merge([*parts, kernel(q, *layer.new(queries), scale, True)])[0].to(q.dtype)
 
 
 def _grouped(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -116,10 +126,6 @@ def _grouped(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> t
     _, heads, queries, dim = q.shape
     output, lse = kernel(q.reshape(1, k.shape[1], -1, dim), k, v, scale, False)
     return output.reshape(1, heads, queries, dim), lse.reshape(1, heads, queries)
-
-
-def _repeat_heads(x: Tensor, heads: int) -> Tensor:
-    return x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
 def select(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, dim: int) -> Attention:
@@ -130,26 +136,21 @@ def select(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, 
     k, v = torch.randn(2, 1, kv_heads, keys + 64, dim, device=device, generator=generator)[..., :keys, :].to(
         dtype
     )
-    group = heads // kv_heads
     return Attention(
-        many=_first_right(_MANY[device.type], [group * _FEW_QUERIES], k, v, generator),
-        few=_first_right(_FEW[device.type], [group, group * (_FEW_QUERIES // 4 - 1)], k, v, generator),
+        many=_first_right(_MANY[device.type], _questions([_FEW_QUERIES], heads, k, generator), k, v),
+        few=_first_right(_FEW[device.type], _questions([1, _FEW_QUERIES // 4], heads, k, generator), k, v),
     )
 
 
-def _first_right(
-    kernels: Sequence[Kernel], queries: Sequence[int], k: Tensor, v: Tensor, generator: torch.Generator
-) -> Kernel:
-    _, kv_heads, _, dim = k.shape
-    questions = [
-        torch.randn(1, kv_heads, n, dim, device=k.device, generator=generator).to(k.dtype) for n in queries
-    ]
+def _questions(lengths: Sequence[int], heads: int, k: Tensor, generator: torch.Generator) -> list[Tensor]:
+    shapes = [(1, heads, length, k.shape[-1]) for length in lengths]
+    return [torch.randn(shape, device=k.device, generator=generator).to(k.dtype) for shape in shapes]
+
+
+def _first_right(kernels: Sequence[Kernel], questions: Sequence[Tensor], k: Tensor, v: Tensor) -> Kernel:
     for kernel in kernels:
         try:
-            error = max(
-                max(_error(kernel, q, k, v, causal=False), _error(kernel, q, q, q, causal=True))
-                for q in questions
-            )
+            error = max(_error(kernel, q, k, v) for q in questions)
         except RuntimeError as exc:  # not built for this device, or refuses these shapes
             logger.warning("Attention kernel %s failed its self-test: %s", kernel.__name__, exc)
             continue
@@ -160,13 +161,18 @@ def _first_right(
     return reference
 
 
-def _error(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> float:
-    """Largest of the output's and the log-sum-exp's relative errors against fp32."""
+def _error(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor) -> float:
+    """Largest relative error against fp32, over a long past and within a chunk, the way `attend` calls it."""
     scale = 4 * q.shape[-1] ** -0.5  # sharp enough that single keys count
-    expected, expected_lse = reference(q.float(), k.float(), v.float(), scale, causal)
-    output, lse = kernel(q, k, v, scale, causal)
+    chunk = k[:, :, : q.shape[2]], v[:, :, : q.shape[2]]
+    pairs = [
+        (_grouped(kernel, q, k, v, scale), reference(q.float(), k, v, scale, False)),
+        (kernel(q, *chunk, scale, True), reference(q.float(), *chunk, scale, True)),
+    ]
     errors = [
-        (got.float() - want).norm() / want.norm() for got, want in ((output, expected), (lse, expected_lse))
+        (got.float() - want).norm() / want.norm()
+        for result, expected in pairs
+        for got, want in zip(result, expected, strict=True)
     ]
     return max(float(error.nan_to_num(float("inf"))) for error in errors)
 
