@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 
-from worker.engine.attention import merge, reference, select
+from worker.engine.attention import first_right, merge, reference, select
 from worker.engine.decoder import Decoder
 from worker.engine.errors import ModelLoadError
 
@@ -96,6 +96,25 @@ def test_blocks_of_the_reference_and_merged_pieces_are_exact_attention() -> None
 def test_the_self_test_keeps_a_right_kernel() -> None:
     chosen = select(torch.device("cpu"), torch.float32, heads=9, kv_heads=3, dim=64)
     assert reference not in (chosen.many, chosen.few)
+
+
+def test_kernels_that_are_wrong_or_refuse_are_dropped_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuses(q: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
+        raise RuntimeError("no kernel for these shapes")
+
+    def forgets_the_last_key(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return reference(q, k if causal else k[:, :, :-1], v if causal else v[:, :, :-1], scale, causal)
+
+    generator = torch.Generator().manual_seed(3)
+    k, v = torch.randn(2, 1, 2, 100, 16, generator=generator)
+    questions = [torch.randn(1, 8, length, 16, generator=generator) for length in (1, 5)]
+    assert first_right([refuses, forgets_the_last_key, reference], questions, k, v) is reference
+    assert "refuses failed its self-test: no kernel for these shapes" in caplog.text
+    assert "forgets_the_last_key is off by" in caplog.text
 
 
 def test_a_model_with_sliding_windows_is_refused() -> None:

@@ -327,8 +327,9 @@ def test_a_mask_that_fails_fails_its_request_alone(bench: Any) -> None:
             raise ZeroDivisionError("broken mask")
 
     engine = bench().engine
-    with pytest.raises(EngineError, match="broken mask"):
+    with pytest.raises(EngineError) as failure:
         list(engine.submit(Request([], [1], mask=Broken())))
+    assert isinstance(failure.value.__cause__, ZeroDivisionError)
     finish(engine.submit(ask(document(10))))
 
 

@@ -25,7 +25,7 @@ from worker.engine.local import LocalEngine
 from worker.engine.tokenizer import PromptTokenizer
 from worker.engine.types import ModelCard, Weights
 
-_PREFILL_CHUNK = {"cpu": 512, "cuda": 8_192}
+_PREFILL_CHUNK = {"cpu": 1_024, "cuda": 8_192}
 _CUDA_RESERVE_BYTES = 1 << 30  # for fragments, and for what is not ours
 _GLM_1M_WINDOW, _GLM_1M_KV_HEADS = 1_048_576, 4
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 NAME = "unabridged"
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
-"""(queries, keys, values, scale, causal) -> (output, log-sum-exp); a KV head may serve several query heads."""
+"""(queries, keys, values, scale, causal) -> (output, log-sum-exp); KV heads may serve several heads each."""
 
 _REFERENCE_BLOCK = 4_096
 # Largest relative error against fp32 that a kernel may show.
@@ -137,8 +137,8 @@ def select(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, 
         dtype
     )
     return Attention(
-        many=_first_right(_MANY[device.type], _questions([_FEW_QUERIES], heads, k, generator), k, v),
-        few=_first_right(_FEW[device.type], _questions([1, _FEW_QUERIES // 4], heads, k, generator), k, v),
+        many=first_right(_MANY[device.type], _questions([_FEW_QUERIES], heads, k, generator), k, v),
+        few=first_right(_FEW[device.type], _questions([1, _FEW_QUERIES // 4], heads, k, generator), k, v),
     )
 
 
@@ -147,7 +147,8 @@ def _questions(lengths: Sequence[int], heads: int, k: Tensor, generator: torch.G
     return [torch.randn(shape, device=k.device, generator=generator).to(k.dtype) for shape in shapes]
 
 
-def _first_right(kernels: Sequence[Kernel], questions: Sequence[Tensor], k: Tensor, v: Tensor) -> Kernel:
+def first_right(kernels: Sequence[Kernel], questions: Sequence[Tensor], k: Tensor, v: Tensor) -> Kernel:
+    """The first kernel that agrees with fp32 on every question; what is dropped is logged."""
     for kernel in kernels:
         try:
             error = max(_error(kernel, q, k, v) for q in questions)
