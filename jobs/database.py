@@ -9,8 +9,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,15 @@ class Database:
         self.engine = engine
         self.clock = clock
         self._ring = ring
+        # SQLite has one writer and makes others look again after a pause; threads of one process can queue.
+        sqlite = engine.dialect.name == "sqlite"
+        self._turn: AbstractContextManager[object] = threading.Lock() if sqlite else nullcontext()
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """A transaction that writes: commits at the end of the block, rolls back on any exception."""
         with Session(self.engine, expire_on_commit=False) as session:
-            with session.begin():
+            with self._turn, session.begin():
                 yield session
             for message in session.info.get("rings", ()):
                 self._ring(*message)

@@ -70,7 +70,7 @@ def test_summarize_shows_answer_receipt_and_times(run: Run, document: Path) -> N
 
     assert result.exit_code == 0
     assert "The tower" in result.stdout
-    assert "Read 1 of 1 pages" in result.stdout
+    assert "Read 1 of 1 sections" in result.stdout
     assert "total" in result.stdout
 
 
