@@ -10,6 +10,7 @@ import fcntl
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
@@ -29,6 +30,10 @@ Clock = Callable[[], datetime]
 def utc_now() -> datetime:
     """The time, with its zone."""
     return datetime.now(UTC)
+
+
+#: Seconds to wait for SQLite's one writer to finish.
+BUSY_S = 30.0
 
 
 def open_engine(url: str) -> Engine:
@@ -53,10 +58,28 @@ def open_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
-        reading = connection.get_execution_options().get("reading", False)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        if connection.get_execution_options().get("reading", False):
+            connection.exec_driver_sql("BEGIN")
+        elif not _took_write_lock(connection.connection.dbapi_connection):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # waits once more, and fails as SQLAlchemy fails
 
     return engine
+
+
+def _took_write_lock(connection: sqlite3.Connection) -> bool:
+    """BEGIN IMMEDIATE, tried every half millisecond: SQLite's own pauses outlast our transactions."""
+    connection.execute("PRAGMA busy_timeout=0")
+    end = time.monotonic() + BUSY_S
+    while time.monotonic() < end:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            break
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                break
+        time.sleep(0.0005)
+    connection.execute(f"PRAGMA busy_timeout={round(BUSY_S * 1000)}")
+    return connection.in_transaction
 
 
 def _make(path: Path) -> None:
