@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -91,6 +92,7 @@ class Webhooks:
             return None, f"{type(exc).__name__}: {exc}"[:_ERROR_LENGTH], False
 
 
+@functools.cache  # every port is listed in it
 def network_policy(allow: tuple[str, ...]) -> Policy:
     """Public addresses on any port, and the private networks (CIDR) in `allow`."""
     return Policy(allowed_networks=allow, allowed_ports=frozenset(range(1, 65_536)))  # type: ignore[arg-type]
