@@ -40,8 +40,13 @@ class Document:
         return sum(len(page.text) for page in self.pages)
 
     @property
+    def blank_pages(self) -> list[int]:
+        """Numbers of the pages that have no text."""
+        return [page.number for page in self.pages if not page.text.strip()]
+
+    @property
     def pages_without_text(self) -> int:
-        return sum(not page.text for page in self.pages)
+        return len(self.blank_pages)
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values that `from_json` turns back into an equal document."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from rapidfuzz import fuzz
 
@@ -104,7 +104,7 @@ def _found(quote: str, source: Source, span: Span, match: Match, *, score: float
     )
 
 
-def count_verified(answers: Iterable[dict[str, Any]]) -> tuple[int, int]:
-    """Quotations given and quotations verified in a result."""
-    found = [citation["verified"] for answer in answers for citation in answer["citations"]]
+def count_verified(citations: Iterable[Citation]) -> tuple[int, int]:
+    """Quotations given and quotations verified."""
+    found = [citation["verified"] for citation in citations]
     return len(found), sum(found)

@@ -81,7 +81,7 @@ class Parsing:
             "paged": document.paged,
             "pages_done": len(document.pages),
             "pages_total": len(document.pages),
-            "pages_without_text": [page.number for page in document.pages if not page.text.strip()],
+            "pages_without_text": document.blank_pages,
             "characters": document.characters,
             "warnings": list(document.warnings),
             "parser_version": parsers.PARSER_VERSION,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import structlog
@@ -141,7 +142,7 @@ class Pipeline:
 
     def _coverage(self, job: JobRow, layout: Layout, result: Result) -> dict[str, Any]:
         sources, sections = layout.sources, layout.sections
-        given, verified = count_verified(result.to_json()["answers"])
+        given, verified = count_verified(chain.from_iterable(answer.citations for answer in result.answers))
         read = {(piece.source, piece.page) for section in sections for piece in section.pieces}
         card = self._engine.card
         return {
@@ -152,7 +153,7 @@ class Pipeline:
                     "paged": source.document.paged,
                     "pages_read": sum(1 for number, _ in read if number == index),
                     "pages_total": len(source.document.pages),
-                    "pages_without_text": source.pages_without_text,
+                    "pages_without_text": source.document.blank_pages,
                 }
                 for index, source in enumerate(sources)
             ],

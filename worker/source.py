@@ -53,11 +53,6 @@ class Source:
             at += len(page.text) + 2
         return starts
 
-    @property
-    def pages_without_text(self) -> list[int]:
-        """Numbers of the pages that have none."""
-        return [page.number for page in self.document.pages if not page.text.strip()]
-
     @cached_property
     def squeezed(self) -> tuple[str, NDArray[np.int64]]:
         """`text` as `squeeze` leaves it."""
