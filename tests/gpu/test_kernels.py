@@ -1,0 +1,194 @@
+"""The Triton kernels against their references, on a CUDA card."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker.engine.formats import PAGE, packed_format
+from worker.engine.kernels import reference
+from worker.engine.kernels.plan import Group, Plan, Span, Tail, plan
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
+
+Name = Literal["fp8", "int4"]
+NAMES = pytest.mark.parametrize("name", ["fp8", "int4"])
+HEADS, KV_HEADS, DIM = 32, 4, 128
+SCALE = DIM**-0.5
+
+
+def noise(tokens: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Keys and values (tokens, KV heads, dim) in bf16; values have a mean."""
+    generator = torch.Generator("cuda").manual_seed(seed)
+    sizes = torch.rand(tokens, 1, 1, device="cuda", generator=generator) + 0.5
+    x = torch.randn(2, tokens, KV_HEADS, DIM, device="cuda", generator=generator) * sizes
+    return x[0].bfloat16(), (x[1] + 0.3).bfloat16()
+
+
+def pages(name: Name, tokens: int) -> tuple[Tensor, Tensor]:
+    packed = packed_format(name, KV_HEADS, DIM)
+    return (
+        torch.empty(packed.codes_shape(tokens // PAGE), dtype=torch.uint8, device="cuda"),
+        torch.empty(packed.scales_shape(tokens // PAGE), dtype=torch.bfloat16, device="cuda"),
+    )
+
+
+def on_card(rows: NDArray[np.int32]) -> tuple[Tensor, Tensor]:
+    return (torch.tensor(rows, device="cuda"), torch.tensor(len(rows), device="cuda", dtype=torch.int32))
+
+
+def fresh_parts(cut: Plan) -> tuple[Tensor, Tensor]:
+    shape = len(cut.part_counts), int(cut.part_counts.max()), HEADS
+    outputs, lse = (torch.full(x, float("nan"), device="cuda") for x in ((*shape, DIM), shape))
+    return outputs, lse
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    return float((got.cpu().double() - want.cpu().double()).norm() / want.double().norm())
+
+
+@NAMES
+def test_packing_on_the_card_gives_the_codes_of_the_reference(name: Name) -> None:
+    packed, tokens = packed_format(name, KV_HEADS, DIM), 1_024
+    keys, values = noise(tokens)
+    codes, scales = pages(name, tokens)
+    packed.pack(keys, values, codes, scales)
+    want = codes.cpu().zero_(), scales.cpu().zero_()
+    packed.pack(keys.cpu(), values.cpu(), *want)
+    # The order of a sum decides where an element lies between two levels, or a scale between two roundings.
+    assert (codes.cpu() == want[0]).float().mean() > 0.99
+    assert error(scales, want[1]) < 1e-3
+
+
+@NAMES
+@pytest.mark.parametrize("pinned", [False, True])
+def test_unpacking_gives_what_the_reference_gives_from_the_card_and_from_the_host(
+    name: Name, pinned: bool
+) -> None:
+    packed, tokens = packed_format(name, KV_HEADS, DIM), 1_024
+    codes, scales = pages(name, tokens)
+    packed.pack(*noise(tokens), codes, scales)
+    want = torch.empty(2, tokens, KV_HEADS, DIM)
+    packed.unpack(codes.cpu(), scales.cpu(), *want)
+    got = torch.empty(2, tokens, KV_HEADS, DIM, device="cuda", dtype=torch.bfloat16)
+    source = [x.cpu().pin_memory() for x in (codes, scales)] if pinned else [codes, scales]
+    packed.unpack(*source, *got)
+    assert error(got, want.bfloat16()) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["exact", "fp8", "int4"])
+@pytest.mark.parametrize("rows", [1, 2, 4, 8])
+def test_a_step_of_several_seats_equals_the_reference(name: str, rows: int) -> None:
+    """A group of `rows` seats on one document and one seat on another; tails end anywhere, one is empty."""
+    from worker.engine.kernels import decode
+
+    arena, document = noise(8_192), noise(64 * PAGE, seed=1)
+    tails = [Tail(2_048 + 600 * seat, 600) for seat in range(rows + 1)]
+    groups = [
+        Group([Span("exact", 0, 328), Span(name, PAGE, 40 * PAGE)], tails[:rows]),
+        Group([Span("exact", 400, PAGE), Span(name, 41 * PAGE, 3 * PAGE)], tails[rows:]),
+    ]
+    cut = plan(groups, {"exact": 66} | {name: 33})
+    seats = rows + 1
+    lengths = torch.tensor([97 * seat for seat in range(seats)], device="cuda", dtype=torch.int32)
+    q = torch.randn(seats, HEADS, DIM, device="cuda").bfloat16()
+    parts = [fresh_parts(cut) for _ in range(2)]
+    out = torch.empty(2, seats, HEADS, DIM, device="cuda")
+    work = {arena: on_card(rows) for arena, rows in cut.items.items()}
+    part_counts = torch.tensor(cut.part_counts, device="cuda")
+    if name != "exact":
+        packed = packed_format(name, KV_HEADS, DIM)  # type: ignore[arg-type]
+        codes, scales = pages(name, len(document[0]))  # type: ignore[arg-type]
+        packed.pack(*document, codes, scales)
+        read = packed, q, codes, scales, *work[name]
+        decode.attend_packed(*read, *parts[0], SCALE, rows)
+        reference.attend_packed(*read, *parts[1], SCALE)
+    exact = q, *arena, *work["exact"], lengths
+    decode.attend_exact(*exact, *parts[0], SCALE, rows)
+    reference.attend_exact(*exact, *parts[1], SCALE)
+    decode.merge(*parts[0], part_counts, out[0])
+    reference.merge(*parts[1], part_counts, out[1])
+    assert out.isfinite().all()
+    assert error(out[0], out[1]) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("name", "wide"),
+    [("exact", "bf16"), ("fp8", "fp16"), ("fp8", "e4m3"), ("int4", "fp16"), ("int4", "e4m3")],
+)
+@pytest.mark.parametrize("rows", [4, 8])
+def test_queries_as_the_left_operand_give_what_the_reference_gives(
+    name: str, wide: Literal["bf16", "fp16", "e4m3"], rows: int
+) -> None:
+    """Values have a mean, which short sums lose first; one seat hears almost one token only."""
+    from worker.engine.kernels import decode
+
+    document = noise(64 * PAGE)
+    q = torch.randn(rows, HEADS, DIM, device="cuda").bfloat16()
+    q[0] = 8 * document[0][777].repeat_interleave(HEADS // KV_HEADS, 0)
+    cut = plan([Group([Span(name, PAGE, 40 * PAGE)], [Tail(0, 0)] * rows)], {"exact": 4} | {name: 4})
+    work, lengths = on_card(cut.items[name]), torch.zeros(rows, device="cuda", dtype=torch.int32)
+    got, want = fresh_parts(cut), fresh_parts(cut)
+    if name == "exact":
+        launch = decode.Launch(per_sm=2, block=64, stages=2, warps=4, wide=wide)
+        decode.attend_exact(q, *document, *work, lengths, *got, SCALE, rows, launch)
+        reference.attend_exact(q, *document, *work, lengths, *want, SCALE)
+    else:
+        launch = decode.Launch(per_sm=2, block=1, stages=2, warps=4, wide=wide)
+        packed = packed_format(name, KV_HEADS, DIM)  # type: ignore[arg-type]
+        codes, scales = pages(name, len(document[0]))  # type: ignore[arg-type]
+        packed.pack(*document, codes, scales)
+        read = packed, q, codes, scales, *work
+        decode.attend_packed(*read, *got, SCALE, rows, launch)
+        reference.attend_packed(*read, *want, SCALE)
+    assert error(got[0], want[0]) < 1e-2
+    assert error(got[1], want[1]) < 1e-2
+
+
+def test_a_step_in_a_graph_follows_the_tails_as_they_grow() -> None:
+    from worker.engine.kernels import decode
+
+    keys, values = noise(1_024)
+    cut = plan([Group([Span("exact", 0, PAGE)], [Tail(PAGE, 800)])], {"exact": 66})
+    work, parts = on_card(cut.items["exact"]), fresh_parts(cut)
+    part_counts = torch.tensor(cut.part_counts, device="cuda")
+    lengths = torch.zeros(1, device="cuda", dtype=torch.int32)
+    slots = torch.zeros(1, device="cuda", dtype=torch.int64)
+    q, out = torch.randn(2, 1, HEADS, DIM, device="cuda").bfloat16().unbind()
+    k, v = noise(1, seed=2)
+
+    def step() -> None:
+        decode.append(k, v, slots, keys, values)
+        decode.attend_exact(q, keys, values, *work, lengths, *parts, SCALE, 1)
+        decode.merge(*parts, part_counts, out)
+
+    slots.fill_(-1)
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for length in (1, 2, 511, 512, 513, 800):
+        lengths.fill_(length)
+        slots.fill_(PAGE + length - 1)
+        graph.replay()
+        queries = q[0].double().reshape(KV_HEADS, -1, DIM)
+        seen = slice(0, PAGE + length)
+        weights = (torch.einsum("kgd,nkd->kgn", queries, keys[seen].double()) * SCALE).softmax(-1)
+        want = torch.einsum("kgn,nkd->kgd", weights, values[seen].double()).flatten(0, 1)
+        assert torch.equal(keys[PAGE + length - 1], k[0])
+        assert error(out[0], want) < 1e-2
+
+
+def test_a_seat_without_parts_gets_zeros() -> None:
+    from worker.engine.kernels import decode
+
+    out = torch.ones(2, HEADS, DIM, device="cuda")
+    parts = torch.full((2, 3, HEADS, DIM), float("nan"), device="cuda")
+    lse = torch.full((2, 3, HEADS), float("-inf"), device="cuda")
+    decode.merge(parts, lse, torch.tensor([0, 0], device="cuda", dtype=torch.int32), out)
+    assert not out.any()

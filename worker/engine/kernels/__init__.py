@@ -1,0 +1,1 @@
+"""Triton kernels of the reading engine; imported only where a CUDA card is used."""

@@ -1,0 +1,609 @@
+"""Attention of a few queries over many keys, split over the keys.
+
+One token of each seat is written in a step. What its query must see is cut into items (see `plan`); an item's
+output and log-sum-exp are a part of each seat that shares it, and `merge` makes the softmax over a seat's
+parts (Flash-Decoding). A unit of work is one item and KV head: its keys and values are read once, for every
+query head of the group and every seat of the item.
+
+For few queries scores are taken transposed, keys by queries, and so are outputs, dim by queries: keys and
+values are then the left operand of the tensor cores, dequantized in registers and never written back, and the
+queries are the narrow right one. From some 32 queries on it can be better to have them as the left operand
+(`Launch.wide`), so that probabilities stay in registers. Scales belong to tokens, so keys' scales multiply
+scores and values' scales probabilities.
+
+`reference` has the same functions in torch. Every launch has a fixed grid and allocates nothing, so that a
+step can be captured in a CUDA graph.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,assignment,misc"
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from worker.engine.formats import PAGE, PackedFormat
+from worker.engine.kernels.plan import COLUMNS
+
+_PAGE = tl.constexpr(PAGE)
+_COLUMNS = tl.constexpr(COLUMNS)
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_LN_2 = tl.constexpr(0.6931471805599453)
+FP8_LIFT = tl.constexpr(2.0**120)
+
+# Two words in a register, one code of each: the bits go where 128.0 has room for them, giving 128 + 2 code.
+_INT4_PLANES = tl.constexpr(
+    tuple(
+        "{ .reg .b32 t, u; mov.b32 u, 0x430F430F; "
+        + ("shl.b32 t, $1, 1;" if plane == 0 else f"shr.b32 t, $1, {4 * plane - 1};")
+        + " lop3.b32 t, t, 0x001E001E, 0x43004300, 0xEA; sub.rn.bf16x2 $0, t, u; }"
+        for plane in range(4)
+    )
+)
+# e4m3's sign, exponent and mantissa under bf16's wider exponent: the value is 2**120 too small.
+_FP8_PLANES = tl.constexpr(
+    tuple(
+        "{ .reg .b32 t, u; "
+        + ("shl.b32 t, $1, 8; shl.b32 u, $1, 4;" if plane == 0 else "mov.b32 t, $1; shr.b32 u, $1, 4;")
+        + " and.b32 u, u, 0x07F007F0; lop3.b32 $0, t, 0x80008000, u, 0xEA; }"
+        for plane in range(2)
+    )
+)
+# Four words, in two registers: each 4-bit code c becomes the sign of 2c - 15 and, in three bits, the half of
+# its size; bytes that hold the same two planes are gathered; each half of them is spread over e4m3's sign and
+# lowest bits, the last of which is 1.
+_E4M3_OF_INT4 = tl.constexpr(
+    "{ .reg .b32 a, b, t, u, v; "
+    + "".join(
+        f"lop3.b32 t, {word}, 0x88888888, 0, 0x0C; shr.b32 u, t, 3; sub.u32 u, t, u;"
+        f" lop3.b32 {signed}, {word}, u, 0x88888888, 0x96; "
+        for signed, word in (("a", "$4"), ("b", "$5"))
+    )
+    + "".join(
+        f"prmt.b32 t, a, b, {bytes_};"
+        " shl.b32 u, t, 1; lop3.b32 u, u, 0x0E0E0E0E, 0x01010101, 0xEA;"
+        f" shl.b32 v, t, 4; lop3.b32 ${plane}, v, 0x80808080, u, 0xEA;"
+        " shr.b32 u, t, 3; lop3.b32 u, u, 0x0E0E0E0E, 0x01010101, 0xEA;"
+        f" lop3.b32 ${plane + 1}, t, 0x80808080, u, 0xEA; "
+        for plane, bytes_ in ((0, "0x6420"), (2, "0x7531"))
+    )
+    + "}"
+)
+
+
+@triton.jit
+def plane_of(words, plane: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr):
+    """One code of each 16-bit word, in bf16: an odd integer from -15 to 15, or e4m3 times 2**-120."""
+    if ASM:
+        table: tl.constexpr = _INT4_PLANES if PLANES == 4 else _FP8_PLANES
+        codes = tl.inline_asm_elementwise(
+            table[plane], "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2
+        )
+    elif PLANES == 4:
+        codes = (2 * ((words >> (4 * plane)) & 15) - 15).to(tl.float32).to(tl.bfloat16)
+    else:
+        byte = (words >> (8 * plane)) & 0xFF
+        codes = (((byte & 0x80) << 8) | ((byte & 0x7F) << 4)).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    return codes
+
+
+@triton.jit
+def walsh(rows, DIM: tl.constexpr):
+    """Those rows of the Walsh-Hadamard matrix, before its division by sqrt(dim)."""
+    both = rows[:, None] & tl.arange(0, DIM)[None, :]
+    both ^= both >> 4
+    both ^= both >> 2
+    both ^= both >> 1
+    return (
+        (0x3F80 | ((both & 1) << 15)).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    )  # 1.0, or with its sign bit
+
+
+@triton.jit
+def _queries(
+    q, row, kv_head, dims,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr,
+):  # fmt: skip
+    """Those elements of an item's queries (len(dims), N); zeros where there is no query."""
+    column = tl.arange(0, N)
+    seat = tl.load(row + 2) + column // GROUP
+    head = kv_head * GROUP + column % GROUP
+    at = (seat * HEADS + head) * DIM
+    held = column < tl.load(row + 3) * GROUP
+    return tl.load(q + at[None, :] + dims[:, None], mask=held[None, :], other=0.0)
+
+
+@triton.jit
+def _write(
+    x, dims, row, kv_head, parts, max_parts,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr,
+):  # fmt: skip
+    """Those elements of an item's outputs, x (len(dims), N), into its part of each seat."""
+    column = tl.arange(0, N)
+    seat = tl.load(row + 2) + column // GROUP
+    head = kv_head * GROUP + column % GROUP
+    at = ((seat.to(tl.int64) * max_parts + tl.load(row + 4)) * HEADS + head) * DIM
+    held = column < tl.load(row + 3) * GROUP
+    tl.store(parts + at[None, :] + dims[:, None], x, mask=held[None, :])
+
+
+@triton.jit
+def _write_lse(peak, total, row, kv_head, parts_lse, max_parts, HEADS, GROUP: tl.constexpr, N: tl.constexpr):
+    column = tl.arange(0, N)
+    seat = tl.load(row + 2) + column // GROUP
+    head = kv_head * GROUP + column % GROUP
+    at = (seat * max_parts + tl.load(row + 4)) * HEADS + head
+    lse = tl.where(total > 0, (peak + tl.log2(total)) * _LN_2, float("-inf"))
+    tl.store(parts_lse + at, lse, mask=column < tl.load(row + 3) * GROUP)
+
+
+@triton.jit
+def _write_packed(
+    out, row, kv_head, parts, max_parts,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr,
+):  # fmt: skip
+    """As `_write`, of outputs (DIM, N) in the format's basis."""
+    if PLANES == 4:  # rotate back, 16 bits at a time
+        SLICE: tl.constexpr = DIM // PLANES
+        high = out.to(tl.bfloat16)
+        low = (out - high.to(tl.float32)).to(tl.bfloat16)
+        for dim in range(0, DIM, SLICE):
+            dims = dim + tl.arange(0, SLICE)
+            matrix = walsh(dims, DIM)
+            part = tl.dot(matrix, low, tl.dot(matrix, high)) * DIM**-0.5
+            _write(part, dims, row, kv_head, parts, max_parts, HEADS, GROUP, N, DIM)
+    else:
+        _write(out, tl.arange(0, DIM), row, kv_head, parts, max_parts, HEADS, GROUP, N, DIM)
+
+
+@triton.jit(do_not_specialize=["max_parts"], do_not_specialize_on_alignment=["items", "count", "lengths"])
+def _attend_exact(
+    q, keys, values, items, count, lengths, parts, parts_lse, scale, max_parts,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    HEADS: tl.constexpr = KV_HEADS * GROUP
+    STRIDE: tl.constexpr = KV_HEADS * DIM
+    units = tl.load(count) * KV_HEADS
+    for unit in range(tl.program_id(0), units, tl.num_programs(0)):
+        row = items + (unit // KV_HEADS) * _COLUMNS
+        kv_head = unit % KV_HEADS
+        tokens = tl.load(row + 1)
+        tail_seat = tl.load(row + 5)
+        if tail_seat >= 0:
+            left = tl.load(lengths + tail_seat).to(tl.int32) - tl.load(row + 6)
+            tokens = tl.minimum(tl.maximum(left, 0), tokens)
+        begin = tl.load(row).to(tl.int64) * STRIDE + kv_head * DIM
+        dims = tl.arange(0, DIM)
+        query = _queries(q, row, kv_head, dims, HEADS, GROUP, N, DIM)
+        peak = tl.full([N], float("-inf"), tl.float32)
+        total = tl.zeros([N], tl.float32)
+        out = tl.zeros([DIM, N], tl.float32)
+        at = tl.arange(0, BLOCK)
+        for start in tl.range(0, tokens, BLOCK, num_stages=STAGES):
+            held = start + at < tokens
+            tokens_at = begin + (start + at).to(tl.int64) * STRIDE
+            k = tl.load(keys + tokens_at[:, None] + dims[None, :], mask=held[:, None], other=0.0)
+            s = tl.dot(k, query) * (scale * _LOG2_E)
+            s = tl.where(held[:, None], s, float("-inf"))
+            new_peak = tl.maximum(peak, tl.max(s, 0))
+            p = tl.exp2(s - new_peak[None, :])
+            fade = tl.exp2(peak - new_peak)
+            total = total * fade + tl.sum(p, 0)
+            v = tl.load(values + tokens_at[None, :] + dims[:, None], mask=held[None, :], other=0.0)
+            out = tl.dot(v, p.to(v.dtype), out * fade[None, :])
+            peak = new_peak
+        out = out / tl.where(total > 0, total, 1.0)[None, :]
+        _write(out, dims, row, kv_head, parts, max_parts, HEADS, GROUP, N, DIM)
+        _write_lse(peak, total, row, kv_head, parts_lse, max_parts, HEADS, GROUP, N)
+
+
+@triton.jit(do_not_specialize=["max_parts"], do_not_specialize_on_alignment=["items", "count"])
+def _attend_packed(
+    q, codes, scales, items, count, parts, parts_lse, scale, max_parts,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr,
+    PAGES: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    HEADS: tl.constexpr = KV_HEADS * GROUP
+    WORDS: tl.constexpr = DIM // PLANES  # of a token's keys
+    TOKENS: tl.constexpr = _PAGE // PLANES  # in a plane of a page; a dim's values have as many words
+    SIDE: tl.constexpr = KV_HEADS * _PAGE * WORDS
+    units = tl.load(count) * KV_HEADS
+    for unit in range(tl.program_id(0), units, tl.num_programs(0)):
+        row = items + (unit // KV_HEADS) * _COLUMNS
+        kv_head = unit % KV_HEADS
+        first = tl.load(row) // _PAGE
+        pages = tl.load(row + 1) // _PAGE
+        factor = scale * _LOG2_E
+        words = tl.arange(0, WORDS)
+        dims = tl.arange(0, DIM)
+        queries = ()
+        for plane in tl.static_range(PLANES):
+            if PLANES == 4:
+                whole = _queries(q, row, kv_head, dims, HEADS, GROUP, N, DIM)
+                # The zero is read anew for each unit, lest the matrix be kept in registers across them.
+                part = tl.dot(walsh(plane * WORDS + tl.load(row + 7) + words, DIM), whole) * DIM**-0.5
+            else:
+                part = _queries(q, row, kv_head, plane * WORDS + words, HEADS, GROUP, N, DIM).to(tl.float32)
+                part *= FP8_LIFT / 1024  # 1024: queries up to 2**17 stay finite
+            queries = queries + (part.to(tl.bfloat16),)
+        if PLANES == 2:
+            factor *= 1024
+        peak = tl.full([N], float("-inf"), tl.float32)
+        total = tl.zeros([N], tl.float32)
+        out = tl.zeros([DIM, N], tl.float32)
+        at = tl.arange(0, TOKENS * PAGES)
+        for start in tl.range(0, pages, PAGES, num_stages=STAGES):
+            page = start + at // TOKENS
+            held = page < pages
+            if PAGES > 1:
+                page = tl.minimum(page, pages - 1)
+            page = (first + page).to(tl.int64)
+            at_codes = codes + page * (2 * SIDE) + kv_head * (_PAGE * WORDS)
+            at_scales = scales + (page * KV_HEADS + kv_head) * _PAGE + at % TOKENS
+            v = tl.load((at_codes + SIDE + at % TOKENS)[None, :] + dims[:, None] * TOKENS)
+            scores = ()
+            weights = ()
+            for group in tl.static_range(PLANES):
+                k = tl.load((at_codes + (group * TOKENS + at % TOKENS) * WORDS)[:, None] + words[None, :])
+                s = tl.zeros([TOKENS * PAGES, N], tl.float32)
+                for plane in tl.static_range(PLANES):
+                    s = tl.dot(plane_of(k, plane, PLANES, ASM), queries[plane], s)
+                pair = tl.load(at_scales + group * TOKENS)
+                s *= ((pair << 16).to(tl.float32, bitcast=True) * factor)[:, None]
+                if PAGES > 1:
+                    s = tl.where(held[:, None], s, float("-inf"))
+                scores = scores + (s,)
+                weight = (pair & -65536).to(tl.float32, bitcast=True)
+                weights = weights + (weight * FP8_LIFT if PLANES == 2 else weight,)
+            highest = scores[0]
+            for group in tl.static_range(1, PLANES):
+                highest = tl.maximum(highest, scores[group])
+            new_peak = tl.maximum(peak, tl.max(highest, 0))
+            fade = tl.exp2(peak - new_peak)
+            out *= fade[None, :]
+            sums = tl.zeros([TOKENS * PAGES, N], tl.float32)
+            for group in tl.static_range(PLANES):
+                p = tl.exp2(scores[group] - new_peak[None, :])
+                sums += p
+                p = (p * weights[group][:, None]).to(tl.bfloat16)
+                out = tl.dot(plane_of(v, group, PLANES, ASM), p, out)
+            total = total * fade + tl.sum(sums, 0)
+            peak = new_peak
+        out = out / tl.where(total > 0, total, 1.0)[None, :]
+        _write_packed(out, row, kv_head, parts, max_parts, HEADS, GROUP, N, DIM, PLANES)
+        _write_lse(peak, total, row, kv_head, parts_lse, max_parts, HEADS, GROUP, N)
+
+
+@triton.jit(do_not_specialize=["max_parts"], do_not_specialize_on_alignment=["items", "count", "lengths"])
+def _attend_exact_wide(
+    q, keys, values, items, count, lengths, parts, parts_lse, scale, max_parts,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """`_attend_exact` with queries as the left operand."""
+    HEADS: tl.constexpr = KV_HEADS * GROUP
+    STRIDE: tl.constexpr = KV_HEADS * DIM
+    units = tl.load(count) * KV_HEADS
+    for unit in range(tl.program_id(0), units, tl.num_programs(0)):
+        row = items + (unit // KV_HEADS) * _COLUMNS
+        kv_head = unit % KV_HEADS
+        tokens = tl.load(row + 1)
+        tail_seat = tl.load(row + 5)
+        if tail_seat >= 0:
+            left = tl.load(lengths + tail_seat).to(tl.int32) - tl.load(row + 6)
+            tokens = tl.minimum(tl.maximum(left, 0), tokens)
+        begin = tl.load(row).to(tl.int64) * STRIDE + kv_head * DIM
+        factor = scale * _LOG2_E
+        dims = tl.arange(0, DIM)
+        query = tl.trans(_queries(q, row, kv_head, dims, HEADS, GROUP, N, DIM))
+        peak = tl.full([N], float("-inf"), tl.float32)
+        total = tl.zeros([N], tl.float32)
+        out = tl.zeros([N, DIM], tl.float32)
+        at = tl.arange(0, BLOCK)
+        for start in tl.range(0, tokens, BLOCK, num_stages=STAGES):
+            held = start + at < tokens
+            block = (begin + (start + at).to(tl.int64) * STRIDE)[:, None] + dims[None, :]
+            k = tl.load(keys + block, mask=held[:, None], other=0.0)
+            v = tl.load(values + block, mask=held[:, None], other=0.0)
+            s = tl.dot(query, tl.trans(k))
+            s = tl.where(held[None, :], s, float("-inf"))
+            new_peak = tl.maximum(peak, tl.max(s, 1) * factor)
+            p = tl.exp2(s * factor - new_peak[:, None])
+            fade = tl.exp2(peak - new_peak)
+            total = total * fade + tl.sum(p, 1)
+            out = tl.dot(p.to(v.dtype), v, out * fade[:, None])
+            peak = new_peak
+        out = out / tl.where(total > 0, total, 1.0)[:, None]
+        _write(tl.trans(out), dims, row, kv_head, parts, max_parts, HEADS, GROUP, N, DIM)
+        _write_lse(peak, total, row, kv_head, parts_lse, max_parts, HEADS, GROUP, N)
+
+
+@triton.jit
+def _codes(at, row, column, PLANES: tl.constexpr, EIGHT: tl.constexpr, ASM: tl.constexpr):
+    """A page's codes of one side, in e4m3 or fp16: rows along one axis, a row's words in their order.
+
+    Element e of n in a row is element e // planes + n / planes * (e % planes) of what was packed.
+    """
+    if PLANES == 2:
+        codes = tl.load(at + row[:, None] * column.shape[0] + column[None, :])
+    else:
+        WORDS: tl.constexpr = column.shape[0] // PLANES
+        words = tl.load(at + row[:, None] * WORDS + tl.arange(0, WORDS)[None, :])
+        a, b, c, d = _four_of(words, ASM)
+        codes = tl.join(tl.join(a, c), tl.join(b, d)).reshape(row.shape[0], column.shape[0])
+    return codes if EIGHT else codes.to(tl.float16)
+
+
+@triton.jit
+def _four_of(words, ASM: tl.constexpr):
+    """The four 4-bit codes of each 16-bit word in e4m3, as odd integers times 2**-9."""
+    if ASM:
+        codes = tl.inline_asm_elementwise(
+            _E4M3_OF_INT4, "=r,=r,=r,=r,r,r", [words],
+            dtype=(tl.float8e4nv, tl.float8e4nv, tl.float8e4nv, tl.float8e4nv), is_pure=True, pack=4,
+        )  # fmt: skip
+        a, b, c, d = codes
+    else:
+        a, b, c, d = _e4m3_of(words), _e4m3_of(words >> 4), _e4m3_of(words >> 8), _e4m3_of(words >> 12)
+    return a, b, c, d
+
+
+@triton.jit
+def _e4m3_of(code):
+    return ((2 * (code & 15) - 15).to(tl.float32) * 2.0**-9).to(tl.float8e4nv)
+
+
+@triton.jit
+def _halves(x):
+    """e4m3 of x, within 448, and of 16 times what that leaves."""
+    high = x.to(tl.float8e4nv)
+    return high, (x * 16 - (high.to(tl.float16) * 16).to(tl.float32)).to(tl.float8e4nv)
+
+
+@triton.jit(do_not_specialize=["max_parts"], do_not_specialize_on_alignment=["items", "count"])
+def _attend_packed_wide(
+    q, codes, scales, items, count, parts, parts_lse, scale, max_parts,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr,
+    EIGHT: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """`_attend_packed` with queries as the left operand, a page at a time.
+
+    Dims of keys and tokens of values are taken in the order of their codes, and queries and keys follow suit.
+    The tensor cores' sums of e4m3 products are short of fp32: none is longer than a page.
+    """
+    HEADS: tl.constexpr = KV_HEADS * GROUP
+    BYTES: tl.constexpr = PLANES // 2  # elements of `codes` are bytes of e4m3, or words of four codes
+    SIDE: tl.constexpr = KV_HEADS * _PAGE * DIM // (BYTES * BYTES)
+    UNIT: tl.constexpr = 2.0**9 if PLANES == 4 else 1.0
+    units = tl.load(count) * KV_HEADS
+    for unit in range(tl.program_id(0), units, tl.num_programs(0)):
+        row = items + (unit // KV_HEADS) * _COLUMNS
+        kv_head = unit % KV_HEADS
+        first = tl.load(row) // _PAGE
+        pages = tl.load(row + 1) // _PAGE
+        dims = tl.arange(0, DIM)
+        order = dims // PLANES + DIM // PLANES * (dims % PLANES)
+        at = tl.arange(0, _PAGE)
+        token = at // PLANES + _PAGE // PLANES * (at % PLANES)
+        if PLANES == 4:
+            whole = tl.trans(_queries(q, row, kv_head, dims, HEADS, GROUP, N, DIM))
+            query = tl.dot(whole, tl.trans(walsh(order + tl.load(row + 7), DIM))) * DIM**-0.5
+        else:
+            query = tl.trans(_queries(q, row, kv_head, order, HEADS, GROUP, N, DIM)).to(tl.float32)
+        size = tl.maximum(tl.max(tl.abs(query), 1), 1e-30)
+        query *= (256 / size)[:, None]
+        if EIGHT:
+            query_high = query.to(tl.float8e4nv)
+            query_low = (query - query_high.to(tl.float32)).to(tl.float8e4nv)
+        else:
+            query_high = query.to(tl.float16)
+        factor = size * (scale * _LOG2_E * UNIT / 256)
+        peak = tl.full([N], float("-inf"), tl.float32)  # before `factor`
+        total = tl.zeros([N], tl.float32)
+        out = tl.zeros([N, DIM], tl.float32)  # in units of `grain`
+        grain = 1.0
+        for number in tl.range(0, pages, num_stages=STAGES):
+            page = (first + number).to(tl.int64)
+            at_codes = codes + page * (2 * SIDE) + kv_head * (SIDE // KV_HEADS)
+            pair = tl.load(scales + (page * KV_HEADS + kv_head) * _PAGE + token)
+            k = _codes(at_codes, token, dims, PLANES, EIGHT, ASM)
+            v = _codes(at_codes + SIDE, dims, at, PLANES, EIGHT, ASM)
+            s = tl.dot(query_high, tl.trans(k))
+            if EIGHT:
+                s = tl.dot(query_low, tl.trans(k), s)
+            s *= (pair << 16).to(tl.float32, bitcast=True)[None, :]
+            new_peak = tl.maximum(peak, tl.max(s, 1))
+            p = tl.exp2(s * factor[:, None] - (new_peak * factor)[:, None])
+            fade = tl.exp2((peak - new_peak) * factor)
+            total = total * fade + tl.sum(p, 1)
+            weights = (pair & -65536).to(tl.float32, bitcast=True)
+            largest = tl.maximum(tl.max(weights, 0), 2.0**-60)
+            p *= (weights * (256 / largest))[None, :]
+            out *= (fade * (grain / largest))[:, None]
+            if EIGHT:
+                high, low = _halves(p)
+                out += tl.dot(high, tl.trans(v), tl.dot(low, tl.trans(v)) * 0.0625)
+            else:
+                out = tl.dot(p.to(tl.float16), tl.trans(v), out)
+            grain = largest
+            peak = new_peak
+        out *= (grain * (UNIT / 256) / tl.where(total > 0, total, 1.0))[:, None]
+        _write_packed(tl.trans(out), row, kv_head, parts, max_parts, HEADS, GROUP, N, DIM, PLANES)
+        _write_lse(peak * factor, total, row, kv_head, parts_lse, max_parts, HEADS, GROUP, N)
+
+
+@triton.jit(do_not_specialize=["max_parts"], do_not_specialize_on_alignment=["counts"])
+def _merge(
+    parts, parts_lse, counts, out, max_parts,
+    HEADS: tl.constexpr, DIM: tl.constexpr, SLICE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    seat = tl.program_id(0)
+    head = tl.program_id(1)
+    dims = tl.program_id(2) * SLICE + tl.arange(0, SLICE)
+    count = tl.load(counts + seat)
+    peak = float("-inf")
+    total = 0.0
+    acc = tl.zeros([SLICE], tl.float32)
+    for start in range(0, count, BLOCK):
+        part = start + tl.arange(0, BLOCK)
+        row = (seat.to(tl.int64) * max_parts + part) * HEADS + head
+        lse = tl.load(parts_lse + row, mask=part < count, other=float("-inf"))
+        x = tl.load(parts + row[:, None] * DIM + dims[None, :], mask=(part < count)[:, None], other=0.0)
+        new_peak = tl.maximum(peak, tl.max(lse, 0))
+        safe = tl.where(new_peak == float("-inf"), 0.0, new_peak)
+        weight = tl.exp(lse - safe)
+        fade = tl.exp(peak - safe)
+        total = total * fade + tl.sum(weight, 0)
+        acc = acc * fade + tl.sum(x * weight[:, None], 0)
+        peak = new_peak
+    acc = acc / tl.where(total > 0, total, 1.0)
+    tl.store(out + (seat * HEADS + head) * DIM + dims, acc.to(out.dtype.element_ty))
+
+
+@triton.jit(do_not_specialize_on_alignment=["k", "v", "slots"])
+def _append(k, v, slots, keys, values, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    seat = tl.program_id(0)
+    slot = tl.load(slots + seat).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    held = (at < SIZE) & (slot >= 0)
+    tl.store(keys + slot * SIZE + at, tl.load(k + seat * SIZE + at, mask=held), mask=held)
+    tl.store(values + slot * SIZE + at, tl.load(v + seat * SIZE + at, mask=held), mask=held)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How one kernel is cut; what is fastest differs with the format and the number of queries."""
+
+    per_sm: int  #: programs for each multiprocessor
+    block: int  #: keys a step: tokens of the exact arena, pages of a packed one
+    stages: int  #: blocks in flight
+    warps: int
+    #: What both operands of the tensor cores are, where queries are the left one: bf16 for the exact arena,
+    #: fp16 or e4m3 for packed ones.
+    wide: Literal["", "bf16", "fp16", "e4m3"] = ""
+
+
+#: (planes of a word, queries of a KV head): measured with `benchmarks.kernels`; planes 1 is the exact arena.
+LAUNCHES = {
+    (1, 8): Launch(per_sm=1, block=128, stages=3, warps=4),
+    (1, 16): Launch(per_sm=2, block=64, stages=3, warps=4),
+    (1, 32): Launch(per_sm=2, block=64, stages=3, warps=4),
+    (1, 64): Launch(per_sm=2, block=64, stages=3, warps=4, wide="bf16"),
+    (1, 128): Launch(per_sm=1, block=64, stages=3, warps=8),
+    (2, 8): Launch(per_sm=3, block=1, stages=3, warps=4),
+    (2, 16): Launch(per_sm=4, block=1, stages=2, warps=2),
+    (2, 32): Launch(per_sm=2, block=1, stages=3, warps=4),
+    (2, 64): Launch(per_sm=2, block=1, stages=3, warps=4),
+    (2, 128): Launch(per_sm=1, block=1, stages=2, warps=8),
+    (4, 8): Launch(per_sm=2, block=4, stages=2, warps=4),
+    (4, 16): Launch(per_sm=4, block=2, stages=2, warps=2),
+    (4, 32): Launch(per_sm=2, block=2, stages=2, warps=4),
+    (4, 64): Launch(per_sm=2, block=1, stages=3, warps=4, wide="fp16"),
+    (4, 128): Launch(per_sm=1, block=2, stages=2, warps=8),
+}
+
+
+def queries(rows: int, group: int) -> int:
+    """Columns of the kernels' right operand for up to `rows` seats on one document."""
+    return max(8, int(triton.next_power_of_2(rows * group)))
+
+
+def _columns(rows: int, group: int, launch: Launch) -> int:
+    """As `queries`; a left operand has at least 64 rows."""
+    return max(64 if launch.wide else 8, queries(rows, group))
+
+
+def programs(packed: PackedFormat | None, rows: int, group: int, device: torch.device) -> int:
+    """Programs that one launch runs at a time, for `plan.plan` divided by the KV heads."""
+    launch = LAUNCHES[packed.planes if packed else 1, queries(rows, group)]
+    return launch.per_sm * multiprocessors(device)
+
+
+def multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def attend_exact(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    items: Tensor,
+    count: Tensor,
+    lengths: Tensor,
+    parts: Tensor,
+    parts_lse: Tensor,
+    scale: float,
+    rows: int,
+    launch: Launch | None = None,
+) -> None:
+    """Write the parts of the items of an exact arena, on the card or in pinned host memory.
+
+    q (seats, heads, dim), bf16 and contiguous; keys, values (tokens, KV heads, dim), one layer; items int32
+    (most items, `COLUMNS`), of which `count`, an int32 scalar, are valid; lengths int32 (seats) of the tails;
+    parts fp32 (seats, most parts, heads, dim) and parts_lse fp32 (seats, most parts, heads), -inf where
+    an item has no keys; `rows`: most seats of an item.
+    """
+    kv_heads, dim = keys.shape[1:]
+    group = q.shape[1] // kv_heads
+    launch = launch or LAUNCHES[1, queries(rows, group)]
+    n = _columns(rows, group, launch)
+    kernel = _attend_exact_wide if launch.wide else _attend_exact
+    kernel[launch.per_sm * multiprocessors(q.device),](
+        q, keys, values, items, count, lengths, parts, parts_lse, scale, parts.shape[1],
+        KV_HEADS=kv_heads, GROUP=group, N=n, DIM=dim, BLOCK=launch.block, STAGES=launch.stages,
+        num_warps=launch.warps,
+    )  # fmt: skip
+
+
+def attend_packed(
+    packed: PackedFormat,
+    q: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    items: Tensor,
+    count: Tensor,
+    parts: Tensor,
+    parts_lse: Tensor,
+    scale: float,
+    rows: int,
+    launch: Launch | None = None,
+) -> None:
+    """Write the parts of the items of a packed arena, on the card or in pinned host memory.
+
+    codes, scales: one layer; the rest as in `attend_exact`. Outputs are in the original basis.
+    """
+    group = q.shape[1] // packed.kv_heads
+    launch = launch or LAUNCHES[packed.planes, queries(rows, group)]
+    n = _columns(rows, group, launch)
+    grid = (launch.per_sm * multiprocessors(q.device),)
+    work = scales.view(torch.int32), items, count, parts, parts_lse, scale, parts.shape[1]
+    shape = {"KV_HEADS": packed.kv_heads, "GROUP": group, "N": n, "DIM": packed.dim, "PLANES": packed.planes}
+    how = {"STAGES": launch.stages, "ASM": not triton.knobs.runtime.interpret, "num_warps": launch.warps}
+    if launch.wide:
+        words = codes.view(torch.float8_e4m3fn if packed.bits == 8 else torch.int16)
+        _attend_packed_wide[grid](q, words, *work, **shape, EIGHT=launch.wide == "e4m3", **how)
+    else:
+        _attend_packed[grid](q, codes.view(torch.int16), *work, **shape, PAGES=launch.block, **how)
+
+
+def merge(parts: Tensor, parts_lse: Tensor, part_counts: Tensor, out: Tensor) -> None:
+    """Softmax over each seat's first `part_counts` (int32) parts, into out (seats, heads, dim)."""
+    seats, most, heads, dim = parts.shape
+    piece = min(32, dim)
+    _merge[seats, heads, dim // piece](
+        parts, parts_lse, part_counts, out, most, HEADS=heads, DIM=dim, SLICE=piece, BLOCK=64, num_warps=4
+    )
+
+
+def append(k: Tensor, v: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Write each seat's k, v (seats, KV heads, dim) to its row of the exact arena, unless that is below 0."""
+    size = k[0].numel()
+    _append[k.shape[0],](
+        k, v, slots, keys, values, SIZE=size, BLOCK=triton.next_power_of_2(size), num_warps=4
+    )
