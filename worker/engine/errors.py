@@ -8,6 +8,9 @@
     ├── OutOfMemory          out_of_memory          the device could not hold this request
     ├── NotFinite            not_finite_logits      the model produced NaN or infinity
     ├── UnsupportedSchema    unsupported_schema     a JSON Schema that cannot be enforced
+    ├── IntegrityError       integrity_error        the store of keys and values contradicts itself
+    ├── SnapshotError        snapshot_error         snapshots cannot be used; documents are read instead
+    │   └── SnapshotDamaged  snapshot_damaged       a stored part cannot be used; it was removed
     └── ModelLoadError       model_load_failed      the model could not be made ready
 
 A class's docstring is its default message.
@@ -15,6 +18,7 @@ A class's docstring is its default message.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -32,16 +36,24 @@ class PromptTooLong(EngineError):
 
     code: ClassVar[str] = "prompt_too_long"
 
-    def __init__(self, tokens: int, tokens_fit: int) -> None:
+    def __init__(self, tokens: int, tokens_fit: int, fit_in: Mapping[str, int] | None = None) -> None:
+        """`fit_in`: how many would fit in each format of keys and values."""
         super().__init__(
             f"The prompt and the room for its answer need {tokens:,} tokens and {tokens_fit:,} fit; "
-            "send less text, ask for a shorter answer or use a model with a larger window."
+            f"send less text, ask for a shorter answer{_formats(tokens, fit_in or {})} "
+            "or use a model with a larger window."
         )
         self.tokens = tokens
         self.tokens_fit = tokens_fit
+        self.fit_in = fit_in
 
-    def __reduce__(self) -> tuple[type[PromptTooLong], tuple[int, int]]:
-        return type(self), (self.tokens, self.tokens_fit)
+    def __reduce__(self) -> tuple[type[PromptTooLong], tuple[int, int, Mapping[str, int] | None]]:
+        return type(self), (self.tokens, self.tokens_fit, self.fit_in)
+
+
+def _formats(tokens: int, fit_in: Mapping[str, int]) -> str:
+    found = [f"{fit:,} in {format}" for format, fit in fit_in.items() if fit >= tokens]
+    return f", keep keys and values in fewer bits (there fit {' and '.join(found)})" if found else ""
 
 
 class Cancelled(EngineError):
@@ -84,3 +96,21 @@ class ModelLoadError(EngineError):
     """The model could not be loaded; check its name, its files and the device."""
 
     code: ClassVar[str] = "model_load_failed"
+
+
+class IntegrityError(EngineError):
+    """The store of keys and values contradicts itself; restart the worker and report what it logged."""
+
+    code: ClassVar[str] = "integrity_error"
+
+
+class SnapshotError(EngineError):
+    """Snapshots cannot be used; check that their folder exists and can be written."""
+
+    code: ClassVar[str] = "snapshot_error"
+
+
+class SnapshotDamaged(SnapshotError):
+    """A stored part of a document is damaged or gone; it was removed and the document is read anew."""
+
+    code: ClassVar[str] = "snapshot_damaged"

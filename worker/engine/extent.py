@@ -1,0 +1,242 @@
+"""One file of stored pages: consecutive pages of one document, all layers. It exists whole or not at all.
+
+    preamble | page keys | checksum of each block | checksum of all that | zeros up to 4,096 bytes | payload
+
+Numbers are little-endian, checksums XXH3-64. The payload is the caller's buffers back to back, in blocks of
+8 MiB: the unit of reading and of checking.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xxhash import xxh3_64, xxh3_64_intdigest
+
+from worker.engine.errors import SnapshotDamaged
+
+#: Of the file format; another version is another identity, so old files are never misread.
+VERSION = 1
+SUFFIX = ".kv"
+KEY_BYTES = 16
+_BLOCK_BYTES = 8 << 20
+_ALIGNMENT = 4096
+_MAX_VIEWS = 1024  # of one system call (IOV_MAX on Linux and macOS)
+_MAGIC = b"unabr.kv"
+_PREAMBLE = struct.Struct("<8sHIIQ16s16s")  # magic, version, first page, pages, payload, identity, parent
+_TEMPORARY = SUFFIX + ".tmp"
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What an extent's header says, its checksums aside."""
+
+    path: Path
+    identity: bytes  #: fingerprint of all that the payload depends on besides the tokens
+    start: int  #: its first page's place in the chain
+    parent: bytes  #: key of the page before that one; the identity's fingerprint at the beginning
+    keys: tuple[bytes, ...] = field(hash=False)  #: of its pages
+    payload_bytes: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.keys)
+
+    @property
+    def file_bytes(self) -> int:
+        return self._payload_offset + self.payload_bytes
+
+    def reach(self, chain: Sequence[bytes], place: int) -> int:
+        """Where the pages that it shares with `chain`, from `place` on, end."""
+        for key, wanted in zip(self.keys[place - self.start :], chain[place:], strict=False):
+            if key != wanted:
+                break
+            place += 1
+        return place
+
+    def write(self, buffers: Sequence[memoryview], commit: Callable[[], int]) -> int:
+        """Store `buffers`, C-contiguous and `payload_bytes` together; the time of its first use.
+
+        `commit` is asked for that time when all is on disk and only the file's name is missing. An exception,
+        its own included, leaves nothing behind.
+        """
+        with _whole(self.path) as fd:
+            offset, checksums = self._payload_offset, []
+            for views in _blocks(buffers):
+                checksums.append(_checksum(views))
+                offset += _transfer(os.pwritev, fd, views, offset)
+            _transfer(os.pwritev, fd, [memoryview(self._header(checksums))], 0)
+            os.fsync(fd)
+            used_ns = commit()
+            os.utime(fd, ns=(used_ns, used_ns))
+        return used_ns
+
+    def read(self, into: Sequence[memoryview], pool: Executor) -> None:
+        """Fill `into`, writable and C-contiguous, on the threads of `pool`, and check every byte.
+
+        Raises `SnapshotDamaged` and `OSError`; `into` then holds anything.
+        """
+        if sum(view.nbytes for view in into) != self.payload_bytes:
+            raise SnapshotDamaged("A stored part of a document has another size than its place in memory.")
+        with _opened(self.path) as fd:
+            checksums = self._checksums(fd)
+            if sys.platform == "linux":  # read ahead by whole blocks, not by the system's guess
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+            parts = enumerate(zip(_blocks(into), checksums, strict=True))
+            reads = [pool.submit(self._read_block, fd, number, *part) for number, part in parts]
+            wait(reads)
+            for read in reads:
+                read.result()
+
+    def check(self) -> None:
+        """Read all of it and raise what `read` would raise."""
+        room = memoryview(bytearray(min(_BLOCK_BYTES, self.payload_bytes)))
+        with _opened(self.path) as fd:
+            for number, checksum in enumerate(self._checksums(fd)):
+                size = min(_BLOCK_BYTES, self.payload_bytes - number * _BLOCK_BYTES)
+                self._read_block(fd, number, [room[:size]], checksum)
+
+    def _read_block(self, fd: int, number: int, views: list[memoryview], checksum: int) -> None:
+        _transfer(os.preadv, fd, list(views), self._payload_offset + number * _BLOCK_BYTES)
+        if _checksum(views) != checksum:
+            raise SnapshotDamaged()
+
+    def _checksums(self, fd: int) -> tuple[int, ...]:
+        found, checksums = _parse(self.path, fd)
+        if found != self:
+            raise SnapshotDamaged()
+        return checksums
+
+    def _header(self, checksums: Sequence[int]) -> bytes:
+        sizes = self.start, len(self.keys), self.payload_bytes
+        preamble = _PREAMBLE.pack(_MAGIC, VERSION, *sizes, self.identity, self.parent)
+        header = preamble + b"".join(self.keys) + struct.pack(f"<{len(checksums)}Q", *checksums)
+        return header + struct.pack("<Q", xxh3_64_intdigest(header))
+
+    @property
+    def _payload_offset(self) -> int:
+        used = _header_bytes(len(self.keys), self.payload_bytes)
+        return -(-used // _ALIGNMENT) * _ALIGNMENT
+
+
+def read_header(path: Path) -> tuple[Extent, int]:
+    """The extent stored in `path` and its last use, in ns since the epoch.
+
+    Raises `SnapshotDamaged` and `OSError`.
+    """
+    with _opened(path) as fd:
+        return _parse(path, fd)[0], os.fstat(fd).st_mtime_ns
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed writers left; files that a living one holds stay."""
+    for path in folder.glob("*" + _TEMPORARY):
+        with suppress(OSError), _opened(path) as fd:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[int]:
+    """A new file, locked while it has a temporary name, and renamed to `path` when the block is done."""
+    fd, temporary = tempfile.mkstemp(_TEMPORARY, dir=path.parent)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _parse(path: Path, fd: int) -> tuple[Extent, tuple[int, ...]]:
+    """The header and the checksums of the blocks."""
+    file_bytes = os.fstat(fd).st_size
+    head = os.pread(fd, _ALIGNMENT, 0)
+    if len(head) < _PREAMBLE.size:
+        raise SnapshotDamaged()
+    magic, version, start, pages, payload_bytes, identity, parent = _PREAMBLE.unpack_from(head)
+    header_bytes = _header_bytes(pages, payload_bytes)
+    if magic != _MAGIC or version != VERSION or header_bytes > file_bytes:
+        raise SnapshotDamaged()
+    if header_bytes > len(head):
+        head = os.pread(fd, header_bytes, 0)
+    keys_end = _PREAMBLE.size + pages * KEY_BYTES
+    keys = tuple(head[at : at + KEY_BYTES] for at in range(_PREAMBLE.size, keys_end, KEY_BYTES))
+    *checksums, own = struct.unpack_from(f"<{_block_count(payload_bytes) + 1}Q", head, keys_end)
+    extent = Extent(path, identity, start, parent, keys, payload_bytes)
+    if own != xxh3_64_intdigest(head[: header_bytes - 8]) or extent.file_bytes != file_bytes:
+        raise SnapshotDamaged()
+    return extent, tuple(checksums)
+
+
+def _header_bytes(pages: int, payload_bytes: int) -> int:
+    return _PREAMBLE.size + pages * KEY_BYTES + (_block_count(payload_bytes) + 1) * 8
+
+
+def _block_count(payload_bytes: int) -> int:
+    return -(-payload_bytes // _BLOCK_BYTES)
+
+
+def _blocks(buffers: Sequence[memoryview]) -> Iterator[list[memoryview]]:
+    """`buffers` back to back, in blocks; a block may span many buffers, and nothing is copied."""
+    block: list[memoryview] = []
+    room = _BLOCK_BYTES
+    for buffer in buffers:
+        rest = buffer.cast("B")
+        while rest:
+            block.append(rest[:room])
+            rest = rest[room:]
+            room -= len(block[-1])
+            if not room:
+                yield block
+                block, room = [], _BLOCK_BYTES
+    if block:
+        yield block
+
+
+def _checksum(views: Sequence[memoryview]) -> int:
+    total = xxh3_64()
+    for view in views:
+        total.update(view)
+    return total.intdigest()
+
+
+def _transfer(
+    call: Callable[[int, list[memoryview], int], int], fd: int, views: list[memoryview], offset: int
+) -> int:
+    """Move all of `views` by `call`, which may move less than asked; how many bytes were moved."""
+    begin = offset
+    while views:
+        moved = call(fd, views[:_MAX_VIEWS], offset)
+        if not moved:
+            raise SnapshotDamaged()  # the file ends here
+        offset += moved
+        done = 0
+        while done < len(views) and moved >= len(views[done]):
+            moved -= len(views[done])
+            done += 1
+        views = views[done:]
+        if moved:
+            views = [views[0][moved:], *views[1:]]
+    return offset - begin
