@@ -52,8 +52,16 @@ class Settings(BaseSettings):
     weights: Literal["auto", "nf4", "bf16", "fp32"] = "auto"
     #: Jobs in flight on one card.
     jobs_per_card: int = Field(default=4, ge=1)
-    #: Bytes of host or card memory for documents already read. None: what the engine finds free.
-    kv_budget_bytes: int | None = None
+    #: How what was read is kept. `auto`: the most exact format in which a whole window fits the card.
+    kv_format: Literal["auto", "exact", "fp8", "int4"] = "auto"
+    #: Bytes of the card's memory for them (without a card, of the computer's). None: what is free.
+    kv_card_bytes: int | None = None
+    #: Bytes of the computer's memory beside a card. None: what a window lacks on the card, a quarter at most.
+    kv_host_bytes: int | None = None
+    #: Bytes of the disk, so that documents are not read again after a restart. None: a tenth of what is free.
+    kv_disk_bytes: int | None = None
+    #: `fp8` reads long documents faster and less exactly; for Hopper cards, with nvidia-cudnn-frontend.
+    read_attention: Literal["exact", "fp8"] = "exact"
 
     #: Refused above these, before any work is done.
     max_upload_bytes: int = 2 * GIB

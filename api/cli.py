@@ -554,6 +554,8 @@ def _check_server(settings: Settings) -> Iterator[Check]:
     for worker in workers:
         card, capacity = worker["card"], worker["capacity"]
         fits = f"{capacity['tokens_fit']:,} tokens fit of a window of {card['window']:,}"
+        others = ", ".join(f"{fit:,} in {name}" for name, fit in capacity.get("tokens_fit_in", {}).items())
+        fits += f" (by format of what was read: {others}; now {card['kv_format']})" if others else ""
         yield Check("fits", "ok", f"{card['name']} ({card['weights']}) on {card['device']}: {fits}")
 
 

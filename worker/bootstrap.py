@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -16,7 +17,7 @@ from jobs.database import Ring
 from jobs.record import Record, open_record
 from jobs.sweep import Sweep
 from settings import Settings
-from worker.engine import Engine, FakeEngine, Request, Sampling, Turn, load_engine
+from worker.engine import Engine, FakeEngine, MemoryOptions, Request, Sampling, Turn, load_engine
 from worker.parsing import Parsing
 from worker.pipeline import Pipeline
 from worker.prompts import Prompts
@@ -147,9 +148,23 @@ def open_engine(settings: Settings) -> Engine:
         device=settings.device,
         weights=settings.weights,
         cache_dir=settings.cache,
-        kv_budget_bytes=settings.kv_budget_bytes,
+        memory=MemoryOptions(
+            format=settings.kv_format,
+            card_bytes=settings.kv_card_bytes,
+            host_bytes=settings.kv_host_bytes,
+            disk_folder=settings.data / "read",
+            disk_bytes=_disk_bytes(settings),
+        ),
         max_active=settings.jobs_per_card,
+        fp8_attention=settings.read_attention == "fp8",
     )
+
+
+def _disk_bytes(settings: Settings) -> int:
+    if settings.kv_disk_bytes is not None:
+        return settings.kv_disk_bytes
+    settings.data.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(settings.data).free // 10
 
 
 def _first_token(engine: Engine) -> None:

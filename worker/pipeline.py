@@ -17,7 +17,7 @@ from jobs.status import Kind, Status
 from jobs.tables import JobRow
 from worker.assignment import Assignment, Result
 from worker.citations import count_verified
-from worker.engine import Cancelled, DeadlineExceeded, Engine, EngineError, EngineStopped
+from worker.engine import Cancelled, Capacity, DeadlineExceeded, Engine, EngineError, EngineStopped
 from worker.errors import DoesNotFit, InternalError, JobError
 from worker.heart import Heart
 from worker.kinds import RUN
@@ -128,7 +128,8 @@ class Pipeline:
         return run(assignment, history)
 
     def _layout(self, job: JobRow) -> Layout:
-        fits = self._engine.capacity().tokens_fit
+        capacity = self._engine.capacity()
+        fits = capacity.tokens_fit
         budget = fits - room_for_answers(fits)
         compare = job.kind == Kind.COMPARE
         layout = self._library.lay_out(job.document_ids, budget=budget, side_by_side=compare)
@@ -136,7 +137,8 @@ class Pipeline:
         if len(layout.sections) > 1 and job.params.get("reading") == "whole":
             raise DoesNotFit(
                 f"The documents have about {tokens:,} tokens; {budget:,} fit {self._engine.card.name} beside "
-                "the answer. Use `reading: auto` to read them in sections, or a model with a longer window."
+                f"the answer. Use `reading: auto` to read them in sections{_formats(capacity, tokens)}, or a "
+                "model with a longer window."
             )
         return layout
 
@@ -191,3 +193,9 @@ def _usage(job: JobRow, tally: Tally, started: datetime) -> dict[str, Any]:
 
 def _error(exc: EngineError | JobError) -> dict[str, Any]:
     return {"code": exc.code, "message": str(exc)}
+
+
+def _formats(capacity: Capacity, tokens: int) -> str:
+    """Where fewer bits for keys and values would do."""
+    better = [f"{name} ({fit:,} tokens fit)" for name, fit in capacity.tokens_fit_in.items() if fit > tokens]
+    return f", UNABRIDGED_KV_FORMAT={' or '.join(better)}" if better else ""

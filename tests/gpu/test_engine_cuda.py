@@ -1,220 +1,202 @@
-"""The engine on a CUDA card, with random weights in the architecture of GLM-4-9B-Chat-1M.
-
-Figures are written to the file that UNABRIDGED_FIGURES names, if it names one.
-"""
+"""The engine on a CUDA card, with random weights and four layers of GLM-4-9B-Chat-1M."""
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
-import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, GlmConfig, PreTrainedTokenizerFast
 
-from worker.engine import (
-    Event,
-    Finished,
-    ModelCard,
-    OutOfMemory,
-    Request,
-    Sampling,
-    TextDelta,
-    Turn,
-    load_engine,
-)
-from worker.engine.attention import _cudnn, _flash_cuda, reference, select
+from benchmarks.glm import glm
+from worker.engine import Finished, MemoryOptions, Request, Sampling, TextDelta, Turn, load_engine
+from worker.engine.assembly import build
+from worker.engine.attention import reference, select
 from worker.engine.decoder import Decoder
 from worker.engine.fake import fake_tokenizer
+from worker.engine.formats import PAGE, packed_format
+from worker.engine.kv import ExactArena, PackedArena, Span, cut
 from worker.engine.local import LocalEngine
+from worker.engine.nf4 import adopt
+from worker.engine.passes import NAME, Seat
+from worker.engine.pool import Arenas, Lease, PagePool, body_keys
+from worker.engine.writer import PlainWriter
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
 
-LONG = 131_072
 CHUNK = 8_192
+Format = Literal["exact", "fp8", "int4"]
+FORMATS = pytest.mark.parametrize("format", ["exact", "fp8", "int4"])
 
 
 @pytest.fixture(scope="module")
-def figures() -> Iterator[dict[str, Any]]:
-    """What was measured."""
-    import bitsandbytes
-
-    found: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "bitsandbytes": bitsandbytes.__version__,
-        "model": "architecture of GLM-4-9B-Chat-1M (40 layers, 32 and 4 heads of 128), random weights, NF4",
-    }
-    yield found
-    if path := os.environ.get("UNABRIDGED_FIGURES"):
-        Path(path).write_text(json.dumps(found, indent=2) + "\n")
-
-
-def to_nf4(module: torch.nn.Module) -> None:
-    """Quantize the linear layers below `module`, on the card."""
-    import bitsandbytes as bnb
-
-    for name, child in module.named_children():
-        if not isinstance(child, torch.nn.Linear):
-            to_nf4(child)
-            continue
-        linear = bnb.nn.Linear4bit(
-            child.in_features,
-            child.out_features,
-            bias=child.bias is not None,
-            compute_dtype=torch.bfloat16,
-            compress_statistics=True,
-            quant_type="nf4",
-            device="meta",
-        )
-        linear.weight = bnb.nn.Params4bit(
-            child.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
-        ).to("cuda")
-        linear.bias = child.bias
-        setattr(module, name, linear)
-
-
-@pytest.fixture(scope="module")
-def glm() -> Any:
-    torch.manual_seed(0)
-    config = GlmConfig(num_key_value_heads=4, max_position_embeddings=1_048_576)
-    with torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-    to_nf4(model.model)
-    torch.cuda.empty_cache()
+def model() -> Any:
+    model = glm(num_hidden_layers=4)
+    adopt(model)
     return model
 
 
-@pytest.fixture(scope="module")
-def decoder(glm: Any) -> Decoder:
-    return Decoder(glm)
-
-
-@pytest.fixture(scope="module")
-def engine(decoder: Decoder, figures: dict[str, Any]) -> Iterator[LocalEngine]:
-    figures["weights_gib"] = torch.cuda.memory_allocated() / 2**30
-    figures["activations_gib_at_chunk"] = decoder.warm_up(CHUNK) / 2**30
-    card = ModelCard("glm", "random", decoder.window, "cuda", "nf4", decoder.kv_bytes_per_token)
-    engine = LocalEngine(
-        decoder, fake_tokenizer(), card, kv_budget_bytes=40 << 30, prefill_chunk=CHUNK, max_active=4
-    )
-    yield engine
-    engine.close()
-
-
-def document(tokens: int) -> list[int]:
-    return torch.randint(300, 151_000, (tokens,), generator=torch.Generator().manual_seed(1)).tolist()
-
-
-def finish(events: Iterable[Event]) -> Finished:
-    last = list(events)[-1]
-    assert isinstance(last, Finished)
-    return last
-
-
-def milliseconds(call: Callable[[], object], times: int) -> float:
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for _ in range(times):
-        call()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - begin) / times * 1e3
-
-
-def test_the_fast_kernels_are_right_beyond_65536_keys_with_four_kv_heads(figures: dict[str, Any]) -> None:
-    chosen = select(torch.device("cuda"), torch.bfloat16, heads=32, kv_heads=4, dim=128)
-    assert reference not in (chosen.many, chosen.few)
-    figures["kernels"] = {"many": chosen.many.__name__, "few": chosen.few.__name__}
-    k, v = torch.randn(2, 1, 4, LONG, 128, device="cuda", dtype=torch.bfloat16)
-    figures["kernel_ms_a_layer"] = timings = {}
-    for queries in (1, 64, 512, CHUNK):
-        q = torch.randn(1, 4, 8 * queries, 128, device="cuda", dtype=torch.bfloat16)
-        for kernel in (_flash_cuda, _cudnn):
-            call = lambda kernel=kernel, q=q: kernel(q, k, v, 128**-0.5, False)  # noqa: E731
-            timings[f"{kernel.__name__}, {queries} queries over {LONG}"] = {
-                "first": milliseconds(call, 1),
-                "then": milliseconds(call, 5),
-            }
-
-
-def test_chunks_are_as_close_to_one_pass_as_two_kernels_are_to_each_other(
-    glm: Any, decoder: Decoder, figures: dict[str, Any]
-) -> None:
-    ids = document(4_096)
-    with torch.inference_mode():
-        whole = decoder.read(ids, [], decoder.new_buffer(4_096))
-        prefix, tail = decoder.new_buffer(3_000), decoder.new_buffer(1_096)
-        for start in range(0, 3_000, 1_000):
-            decoder.read(ids[start : start + 1_000], [], prefix)
-        decoder.read(ids[3_000:3_600], [prefix], tail)
-        chunked = decoder.read(ids[3_600:], [prefix], tail)
-        glm.set_attn_implementation("sdpa")
-        plain = {}
-        for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
-            with sdpa_kernel(backend):
-                logits = glm(torch.tensor([ids], device="cuda"), logits_to_keep=1).logits
-            plain[backend.name] = logits[0, -1].float()
-        glm.set_attn_implementation("unabridged")
-
-    def error(got: torch.Tensor, want: torch.Tensor) -> float:
-        return float((got - want).norm() / want.norm())
-
-    noise = error(*plain.values())
-    off = {name: error(chunked, logits) for name, logits in plain.items()} | {
-        "one pass": error(chunked, whole)
-    }
-    figures["logits_relative_error_at_4096"] = {
-        "chunks against": off,
-        "sdpa's kernels against each other": noise,
-    }
-    assert max(off.values()) < 2 * noise
-
-
-def test_a_long_document_is_read_once(engine: LocalEngine, figures: dict[str, Any]) -> None:
-    prefix = document(LONG)
-    torch.cuda.reset_peak_memory_stats()
-    usages, answers = [], []
-    for question in (
-        "What is it about?",
-        "What is it about?",
-        "And now something longer: who did what to whom?",
-    ):
-        request = Request(prefix, engine.tokenizer.suffix([Turn("user", question)]), Sampling(max_tokens=64))
-        events = list(engine.submit(request))
-        usages.append(finish(events).usage)
-        answers.append([event.text for event in events if isinstance(event, TextDelta)])
-    assert [usage.reused_tokens for usage in usages] == [0, LONG, LONG]
-    assert answers[0] == answers[1]
-    figures["long_document"] = {
-        "tokens": LONG,
-        "read_s": usages[0].read_s,
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
-        "first_token_s": [usage.first_token_s for usage in usages],
-        "write_tokens_per_s": [usage.completion_tokens / usage.write_s for usage in usages],
-    }
-    assert usages[2].first_token_s < usages[0].first_token_s / 10
-
-
-def test_running_out_of_memory_fails_one_request_and_the_engine_lives(decoder: Decoder) -> None:
-    card = ModelCard("glm", "random", 1 << 40, "cuda", "nf4", decoder.kv_bytes_per_token)
-    engine = LocalEngine(
-        decoder, fake_tokenizer(), card, kv_budget_bytes=1 << 50, prefill_chunk=CHUNK, max_active=4
+@contextmanager
+def engine_of(model: Any, format: Format, **options: Any) -> Iterator[LocalEngine]:
+    engine = build(
+        model,
+        fake_tokenizer(),
+        name="glm",
+        revision="random",
+        memory=MemoryOptions(format, card_bytes=1 << 30, host_bytes=0, **options),
+        prefill_chunk=CHUNK,
     )
     try:
-        finish(engine.submit(Request(document(1_000), [1, 2], Sampling(max_tokens=2))))
-        with pytest.raises(OutOfMemory):
-            list(engine.submit(Request([], [1, 2], Sampling(max_tokens=8_000_000))))
-        finish(engine.submit(Request(document(1_000), [1, 2], Sampling(max_tokens=2))))
+        yield engine
     finally:
         engine.close()
+
+
+def document(tokens: int, seed: int = 1) -> list[int]:
+    return list(map(int, np.random.default_rng(seed).integers(300, 151_000, tokens)))
+
+
+def ask(engine: LocalEngine, ids: Sequence[int], question: str = "What?", tokens: int = 16) -> Request:
+    return Request(ids, engine.tokenizer.suffix([Turn("user", question)]), Sampling(tokens))
+
+
+def answer(events: Iterable[Any]) -> tuple[list[str], Finished]:
+    *rest, last = events
+    assert isinstance(last, Finished)
+    return [event.text for event in rest if isinstance(event, TextDelta)], last
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    return float((got - want).norm() / want.norm())
+
+
+def test_fast_kernels_are_right_beyond_65536_keys_with_four_kv_heads() -> None:
+    chosen = select(torch.device("cuda"), torch.bfloat16, heads=32, kv_heads=4, dim=128)
+    assert reference not in (chosen.many, chosen.few)
+
+
+def test_chunks_are_as_close_to_one_pass_as_two_kernels_are_to_each_other(model: Any) -> None:
+    ids, decoder = document(4_096), Decoder(model)
+    arena = ExactArena(decoder.shape, 2 * 4_096 // PAGE, device=decoder.device, dtype=decoder.dtype)
+    once, again = Span(arena, 0, 4_096), Span(arena, 4_096, 4_096)
+    plain = []
+    with torch.inference_mode():
+        whole = decoder.read(ids, [], [once])
+        for start, end in pairwise([0, 1_000, 2_000, 3_000, 3_600, 4_096]):
+            chunked = decoder.read(ids[start:end], cut([again], 0, start), cut([again], start, end))
+        model.set_attn_implementation("sdpa")
+        for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
+            with sdpa_kernel(backend):
+                logits = model(torch.tensor([ids], device="cuda"), logits_to_keep=1).logits
+            plain.append(logits[0, -1].float())
+        model.set_attn_implementation(NAME)
+    noise = error(*plain)
+    assert max(error(chunked, other) for other in [whole, *plain]) < 2 * noise
+
+
+def arenas(decoder: Decoder, format: Format, card: int, host: int = 0) -> Arenas:
+    """Room for bodies of `card` pages, and `host` more in pinned memory."""
+    shape, on_card = decoder.shape, {"device": decoder.device}
+    if format == "exact":
+        dtype = decoder.dtype
+        beside = ExactArena(shape, host, dtype=dtype, pin_memory=True) if host else None
+        return Arenas(format, ExactArena(shape, card, dtype=dtype, **on_card), host=beside)
+    packed = packed_format(format, shape.kv_heads, shape.dim)
+    return Arenas(
+        format,
+        ExactArena(shape, 60, dtype=decoder.dtype, **on_card),
+        PackedArena(shape, packed, card, **on_card),
+        PackedArena(shape, packed, host, pin_memory=True) if host else None,
+    )
+
+
+class Desk:
+    """Documents that were read into memory of one format, and requests seated before them."""
+
+    def __init__(self, decoder: Decoder, arenas: Arenas) -> None:
+        self.arenas = arenas
+        self._decoder, self._pool = decoder, PagePool(arenas)
+
+    def seat(self, ids: Sequence[int], written: int) -> Seat:
+        """A request that is about to keep its `written` + 1st token."""
+        array = np.asarray(ids, np.int32)
+        lease = self._pool.acquire(array, body_keys(array), 600)
+        assert lease is not None
+        self._read(lease, ids)
+        self._decoder.read(document(written, seed=3), lease.before(), cut([lease.tail], 0, written))
+        return Seat(
+            5_000 + written, id(lease.prefix), lease.before(), lease.tail, written, lease.position + written
+        )
+
+    def _read(self, lease: Lease, ids: Sequence[int]) -> None:
+        prefix = lease.prefix
+        while prefix is not None and not prefix.complete:
+            start, end = prefix.read, min(prefix.read + CHUNK, len(ids))
+            self._decoder.read(ids[start:end], prefix.spans(0, start), prefix.spans(start, end))
+            self._pool.advance(prefix, end - start)
+
+
+@FORMATS
+@pytest.mark.parametrize("host", [False, True])
+def test_a_graph_writes_what_the_model_writes_without_one(model: Any, format: Format, host: bool) -> None:
+    """With documents on the card, and with the longer one's greater part in the computer's memory."""
+    from worker.engine.step import GraphWriter
+
+    decoder = Decoder(model)
+    long, short = document(20_000), document(300, seed=2)
+    with torch.inference_mode():
+        desk = Desk(decoder, arenas(decoder, format, *((80, 200) if host else (300,))))
+        seats = [desk.seat(long, n) for n in (40, 511, 7)] + [desk.seat(short, 30), desk.seat([], 12)]
+        if host:
+            assert desk.arenas.host is not None
+            assert desk.arenas.host.runs.pages_free < desk.arenas.host.runs.pages
+        plain, graph = PlainWriter(decoder), GraphWriter(decoder, desk.arenas, 8)
+        want = plain.write(seats).logits.clone()
+        for _ in range(2):
+            written = graph.write(seats)
+            assert all(written.finite)
+            assert max(error(*rows) for rows in zip(written.logits, want, strict=True)) < 0.03
+        fewer = graph.write(seats[1:3]).logits
+        assert max(error(*rows) for rows in zip(fewer, want[1:3], strict=True)) < 0.03
+
+
+@FORMATS
+def test_a_document_is_read_once_and_found_again_after_a_restart(
+    model: Any, format: Format, tmp_path: Path
+) -> None:
+    ids = document(20_000)
+    with engine_of(model, format, disk_folder=tmp_path, disk_bytes=1 << 32) as engine:
+        first, last = answer(engine.submit(ask(engine, ids)))
+        assert last.usage.reused_tokens == 0
+        second, last = answer(engine.submit(ask(engine, ids)))
+        assert last.usage.reused_tokens == len(ids)
+        assert second == first
+        running = [engine.submit(ask(engine, ids, f"Question {n}?", tokens=40)) for n in range(8)]
+        assert all(answer(events)[1].usage.completion_tokens == 40 for events in running)
+    with engine_of(model, format, disk_folder=tmp_path, disk_bytes=1 << 32) as engine:
+        third, last = answer(engine.submit(ask(engine, ids)))
+        assert last.usage.reused_tokens >= len(ids) - len(ids) % CHUNK
+        assert third == first
+
+
+def test_reading_takes_no_memory_beside_what_was_set_aside(model: Any) -> None:
+    with engine_of(model, "int4") as engine:
+        answer(engine.submit(ask(engine, document(2 * CHUNK, seed=5))))
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        answer(engine.submit(ask(engine, document(2 * CHUNK, seed=6))))
+        short = torch.cuda.max_memory_allocated() - held
+        torch.cuda.reset_peak_memory_stats()
+        answer(engine.submit(ask(engine, document(8 * CHUNK, seed=7))))
+        assert torch.cuda.max_memory_allocated() - held < 1.1 * short
 
 
 def test_a_model_is_loaded_with_nf4_weights_by_default(tmp_path: Path) -> None:
@@ -247,9 +229,8 @@ def test_a_model_is_loaded_with_nf4_weights_by_default(tmp_path: Path) -> None:
         assert engine.capacity().kv_bytes_total > 10 << 30
         prefix = engine.tokenizer.prefix("Be brief.", "A document. " * 200)
         suffix = engine.tokenizer.suffix([Turn("user", "What is it?")])
-        events = list(
-            engine.submit(Request(prefix.ids, suffix, Sampling(max_tokens=8, temperature=1.0, seed=1)))
-        )
-        assert finish(events).usage.prefix_tokens == len(prefix.ids)
+        sampling = Sampling(max_tokens=8, temperature=1.0, seed=1)
+        _, last = answer(engine.submit(Request(prefix.ids, suffix, sampling)))
+        assert last.usage.prefix_tokens == len(prefix.ids)
     finally:
         engine.close()

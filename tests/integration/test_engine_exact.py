@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, Pretraine
 from worker.engine.attention import first_right, merge, reference, select
 from worker.engine.decoder import Decoder
 from worker.engine.errors import ModelLoadError
+from worker.engine.formats import PAGE
+from worker.engine.kv import ExactArena, Span, cut
 
 SMALL = {
     "vocab_size": 300,
@@ -40,6 +42,12 @@ def plain_logits(config: PretrainedConfig, ids: list[int]) -> tuple[torch.nn.Mod
         return model, model(torch.tensor([ids])).logits[0]
 
 
+def span(decoder: Decoder) -> Span:
+    """Room for `TOKENS` in an arena of its own."""
+    pages = -(-TOKENS // PAGE)
+    return Span(ExactArena(decoder.shape, pages, dtype=decoder.dtype), 0, TOKENS)
+
+
 @pytest.fixture
 def ids() -> list[int]:
     return torch.randint(0, 300, (TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -51,9 +59,9 @@ def test_chunks_give_the_logits_of_a_plain_forward(name: str, cuts: list[int], i
     model, expected = plain_logits(CONFIGS[name], ids)
     decoder = Decoder(model)
     with torch.inference_mode():
-        buffer = decoder.new_buffer(TOKENS)
+        room = span(decoder)
         for start, end in pairwise([0, *cuts]):
-            logits = decoder.read(ids[start:end], [], buffer)
+            logits = decoder.read(ids[start:end], cut([room], 0, start), cut([room], start, end))
             assert (logits - expected[end - 1]).abs().max() < 1e-4
 
 
@@ -62,23 +70,23 @@ def test_a_tail_behind_a_shared_prefix_gives_the_logits_of_a_plain_forward(name:
     model, expected = plain_logits(CONFIGS[name], ids)
     decoder = Decoder(model)
     with torch.inference_mode():
-        prefix, tail = decoder.new_buffer(500), decoder.new_buffer(200)
-        decoder.read(ids[:500], [], prefix)
-        for start, end in pairwise([500, 510, 511, 640, 700]):
-            logits = decoder.read(ids[start:end], [prefix], tail)
-            assert (logits - expected[end - 1]).abs().max() < 1e-4
+        prefix, tail = span(decoder).part(0, 500), span(decoder)
+        decoder.read(ids[:500], [], [prefix])
+        for start, end in pairwise([0, 10, 11, 140, 200]):
+            past = [prefix, *cut([tail], 0, start)]
+            logits = decoder.read(ids[500 + start : 500 + end], past, cut([tail], start, end))
+            assert (logits - expected[500 + end - 1]).abs().max() < 1e-4
 
 
 def test_a_reused_prefix_gives_bit_equal_logits(ids: list[int]) -> None:
     decoder = Decoder(plain_logits(CONFIGS["glm"], ids)[0])
     with torch.inference_mode():
         results = []
-        prefix = decoder.new_buffer(512)
-        decoder.read(ids[:256], [], prefix)
-        decoder.read(ids[256:512], [], prefix)
+        prefix = span(decoder).part(0, 512)
+        decoder.read(ids[:256], [], [prefix.part(0, 256)])
+        decoder.read(ids[256:512], [prefix.part(0, 256)], [prefix.part(256, 512)])
         for _ in range(2):
-            tail = decoder.new_buffer(200)
-            results.append(decoder.read(ids[512:], [prefix], tail))
+            results.append(decoder.read(ids[512:], [prefix], [span(decoder).part(0, 188)]))
     assert torch.equal(*results)
 
 

@@ -28,7 +28,7 @@ class Only:
 
 def draw(sampling: Sampling, mask: Only | None = None) -> Counter[int | None]:
     sampler = Sampler(sampling, mask, CPU)
-    return Counter(sampler.choose(LOGITS, []) for _ in range(4_000))
+    return Counter(sampler.choose(LOGITS, int(LOGITS.argmax()), []) for _ in range(4_000))
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
@@ -54,14 +54,14 @@ def test_a_mask_restricts_the_choice_and_an_empty_one_ends_it() -> None:
 
 def test_a_repetition_penalty_lowers_what_was_said_whatever_the_sign() -> None:
     sampler = Sampler(Sampling(repetition_penalty=2.0), None, CPU)
-    assert sampler.choose(torch.tensor([1.0, 0.9, 0.1]), [0, 0]) == 1
-    assert sampler.choose(torch.tensor([-1.0, -1.5, -9.0]), [0, 0]) == 1
-    assert sampler.choose(torch.tensor([1.0, 0.9, 0.1]), []) == 0
+    assert sampler.choose(torch.tensor([1.0, 0.9, 0.1]), 0, [0, 0]) == 1
+    assert sampler.choose(torch.tensor([-1.0, -1.5, -9.0]), 0, [0, 0]) == 1
+    assert sampler.choose(torch.tensor([1.0, 0.9, 0.1]), 0, []) == 0
 
 
 def test_an_unseeded_request_is_not_the_same_each_time() -> None:
     def sample() -> list[int | None]:
         sampler = Sampler(Sampling(temperature=1.0), None, CPU)
-        return [sampler.choose(LOGITS, []) for _ in range(50)]
+        return [sampler.choose(LOGITS, int(LOGITS.argmax()), []) for _ in range(50)]
 
     assert sample() != sample()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +19,22 @@ from transformers import (
 )
 
 from worker.engine import default_model
+from worker.engine.compiled import compile_layers
 from worker.engine.decoder import Decoder
-from worker.engine.errors import EngineError, ModelLoadError
+from worker.engine.errors import EngineError, ModelLoadError, SnapshotError
 from worker.engine.fast_codec import FastCodec
+from worker.engine.formats import PAGE
+from worker.engine.kv import ExactArena, Span
 from worker.engine.local import LocalEngine
+from worker.engine.memory import allocate
+from worker.engine.nf4 import NF4Linear, adopt
+from worker.engine.pool import Arenas
+from worker.engine.snapshots import Identity, SnapshotStore
 from worker.engine.tokenizer import PromptTokenizer
-from worker.engine.types import ModelCard, Weights
+from worker.engine.types import MemoryOptions, ModelCard, Weights
+from worker.engine.writer import PlainWriter, Writer
+
+logger = logging.getLogger(__name__)
 
 _PREFILL_CHUNK = {"cpu": 1_024, "cuda": 8_192}
 _CUDA_RESERVE_BYTES = 1 << 30  # for fragments, and for what is not ours
@@ -37,9 +48,10 @@ def assemble(
     revision: str | None,
     device: str,
     weights: Literal["auto"] | Weights,
-    kv_budget_bytes: int | None,
+    memory: MemoryOptions,
     prefill_chunk: int | None,
     max_active: int,
+    fp8_attention: bool,
 ) -> LocalEngine:
     """What `load_engine` does, in the same terms."""
     with _translated(model or "The default model"):
@@ -48,26 +60,87 @@ def assemble(
         source = _source(model, revision, cache_dir)
         config = AutoConfig.from_pretrained(source.path, revision=source.hub_revision)
         _check(config)
-        tokenizer = _tokenizer(source)
-        decoder = Decoder(_model(source, target, kind))
-        chunk = min(prefill_chunk or _PREFILL_CHUNK[target.type], decoder.window)
-        activation_bytes = decoder.warm_up(chunk if target.type == "cuda" else 16)
-        card = ModelCard(
+        return build(
+            _model(source, target, kind),
+            _tokenizer(source),
             name=source.name,
             revision=source.revision or config._commit_hash,
-            window=decoder.window,
-            device=_describe(target),
-            weights=kind,
-            kv_bytes_per_token=decoder.kv_bytes_per_token,
-        )
-        return LocalEngine(
-            decoder,
-            tokenizer,
-            card,
-            kv_budget_bytes=kv_budget_bytes or _free_bytes(target, activation_bytes),
-            prefill_chunk=chunk,
+            memory=memory,
+            prefill_chunk=prefill_chunk,
             max_active=max_active,
+            fp8_attention=fp8_attention,
         )
+
+
+def build(
+    model: Any,
+    tokenizer: PromptTokenizer,
+    *,
+    name: str,
+    revision: str,
+    memory: MemoryOptions,
+    prefill_chunk: int | None = None,
+    max_active: int = 8,
+    fp8_attention: bool = False,
+) -> LocalEngine:
+    """An engine around a loaded model of transformers'; its NF4 layers are replaced by ours."""
+    adopt(model)
+    nf4 = any(isinstance(module, NF4Linear) for module in model.modules())
+    decoder = Decoder(model)
+    target = decoder.device
+    chunk = min(prefill_chunk or _PREFILL_CHUNK[target.type], decoder.window)
+    with torch.inference_mode():
+        if target.type == "cuda":
+            compile_layers(model, {(1, chunk), (max_active, 1)})
+            decoder.warm_up(chunk, fp8=fp8_attention)
+        activation_bytes = _activation_bytes(decoder, chunk)
+        arenas = allocate(decoder, memory, memory.card_bytes or _free_bytes(target, activation_bytes))
+        writer = _writer(decoder, arenas, max_active)
+    card = ModelCard(
+        name=name,
+        revision=revision,
+        window=decoder.window,
+        device=_describe(target),
+        weights="nf4" if nf4 else ("fp32" if decoder.dtype == torch.float32 else "bf16"),
+        kv_format=arenas.format,
+        kv_bytes_per_token=arenas.body.page_bytes // PAGE,
+    )
+    return LocalEngine(
+        decoder,
+        tokenizer,
+        card,
+        arenas=arenas,
+        writer=writer,
+        prefill_chunk=chunk,
+        max_active=max_active,
+        snapshots=_snapshots(card, tokenizer, decoder, memory)
+        if memory.disk_folder and memory.disk_bytes
+        else None,
+    )
+
+
+def _snapshots(
+    card: ModelCard, tokenizer: PromptTokenizer, decoder: Decoder, memory: MemoryOptions
+) -> SnapshotStore | None:
+    identity = Identity(
+        model=card.name,
+        revision=card.revision,
+        tokenizer=tokenizer.fingerprint,
+        template="1",
+        kv_format=card.kv_format,
+        kv_version=1,
+        dtype=f"{decoder.dtype} {card.weights} {card.device}",
+        layers=decoder.shape.layers,
+        kv_heads=decoder.shape.kv_heads,
+        dim=decoder.shape.dim,
+        layout=1,
+    )
+    assert memory.disk_folder is not None
+    try:
+        return SnapshotStore(memory.disk_folder, identity=identity, capacity_bytes=memory.disk_bytes)
+    except SnapshotError as exc:
+        logger.warning("%s Documents are read again after a restart.", exc)
+        return None
 
 
 class _Source(NamedTuple):
@@ -169,6 +242,36 @@ def _model(source: _Source, device: torch.device, weights: Weights) -> Any:
 
 def _describe(device: torch.device) -> str:
     return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+
+
+def _writer(decoder: Decoder, arenas: Arenas, seats: int) -> Writer:
+    if decoder.device.type == "cpu":
+        return PlainWriter(decoder)
+    from worker.engine.step import GraphWriter  # needs Triton
+
+    writer = GraphWriter(decoder, arenas, seats)
+    try:
+        writer.warm_up()
+    except Exception:  # no compiler, or a card that Triton does not know
+        logger.warning("Answers are written without CUDA graphs, which is slower.", exc_info=True)
+        return PlainWriter(decoder)
+    return writer
+
+
+def _activation_bytes(decoder: Decoder, chunk: int) -> int:
+    """What reading a chunk takes beside weights, keys and values; so a model that cannot run fails now."""
+    cuda = decoder.device.type == "cuda"
+    tokens = chunk if cuda else 16
+    pages = 2 * -(-tokens // PAGE)
+    arena = ExactArena(decoder.shape, pages, device=decoder.device, dtype=decoder.dtype)
+    past, new = Span(arena, 0, tokens), Span(arena, tokens, tokens)
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(decoder.device)
+        held = torch.cuda.memory_allocated(decoder.device)
+    with torch.inference_mode():
+        decoder.read([0] * tokens, [], [past])
+        decoder.read([0] * tokens, [past], [new])
+    return torch.cuda.max_memory_allocated(decoder.device) - held if cuda else 0
 
 
 def _free_bytes(device: torch.device, activation_bytes: int) -> int:

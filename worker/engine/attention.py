@@ -12,19 +12,21 @@ Shapes: queries (1, heads, queries, dim), keys and values (1, KV heads, keys, di
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
 
-from worker.engine.kv import LayerKV
+from worker.engine.formats import PAGE
+from worker.engine.kv import KeysValues
+
+if TYPE_CHECKING:
+    from worker.engine.fp8_attention import Fp8Attention
 
 logger = logging.getLogger(__name__)
-
-NAME = "unabridged"
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
 """(queries, keys, values, scale, causal) -> (output, log-sum-exp); KV heads may serve several heads each."""
@@ -75,11 +77,14 @@ def _flash_cuda(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> 
 
 
 def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    k, v = _repeat_heads(k, q.shape[1]), _repeat_heads(v, q.shape[1])
+    # KV heads as the batch and their groups as the heads: shared by strides, not by copies.
+    _, heads, queries, dim = q.shape
+    groups = (k.shape[1], heads // k.shape[1], -1, dim)
+    k, v = (x.transpose(0, 1).expand(groups[:2] + x.shape[2:]) for x in (k, v))
     output, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
-        q, k, v, None, True, 0.0, causal, False, scale=scale
+        q.reshape(groups), k, v, None, True, 0.0, causal, False, scale=scale
     )
-    return output, lse.squeeze(-1)
+    return output.reshape(q.shape), lse.reshape(1, heads, queries)
 
 
 def _repeat_heads(x: Tensor, heads: int) -> Tensor:
@@ -104,21 +109,86 @@ def merge(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return output, lse
 
 
+Merge = Callable[[Sequence[tuple[Tensor, Tensor]]], tuple[Tensor, Tensor]]
+
+_MERGED_AT_ONCE = 4  # more parts at once would save little traffic and hold much memory
+
+
 @dataclass(frozen=True, slots=True)
 class Attention:
     """The kernels that one device passed."""
 
     many: Kernel  #: for chunks of a document
     few: Kernel  #: for below `_FEW_QUERIES` queries: a suffix, and the one query of a token that is written
+    merge: Merge
+    fp8: Fp8Attention | None = None  #: where rough is good enough: over whole steps of a past
+    fp8_queries: int = 0  #: for chunks of this length alone
 
-    def attend(self, layer: LayerKV, q: Tensor, scale: float) -> Tensor:
-        """Output (1, heads, queries, dim) of a chunk's queries over its past and itself."""
-        queries = q.shape[2]
-        kernel = self.few if queries < _FEW_QUERIES else self.many
-        if queries == 1:
-            return merge([_grouped(kernel, q, k, v, scale) for k, v in layer.all()])[0].to(q.dtype)
-        parts = [_grouped(kernel, q, k, v, scale) for k, v in layer.past()]
-        return merge([*parts, kernel(q, *layer.new(queries), scale, True)])[0].to(q.dtype)
+    def plans(self, q: Tensor) -> bool:
+        """Whether the kernel for these queries takes long for every number of keys that is new to it."""
+        return self.many is _cudnn and q.shape[2] >= _FEW_QUERIES
+
+    def rough(self, q: Tensor, past: int) -> tuple[int, int]:
+        """Which tokens of so long a past these queries may see in FP8.
+
+        Not the first page: one key that draws most of the weight would take the others' precision.
+        """
+        if self.fp8 is None or q.shape[2] != self.fp8_queries or past < PAGE:
+            return 0, 0
+        return PAGE, PAGE + (past - PAGE) // self.fp8.step * self.fp8.step
+
+    def read(
+        self,
+        q: Tensor,
+        past: Iterable[KeysValues],
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        *,
+        rough: Iterable[KeysValues] = (),
+    ) -> Tensor:
+        """Output (1, queries, heads, dim) of a chunk over its past and, causally, its own `k` and `v`."""
+        parts = [self._own(q, k, v, scale)]
+        for part in chain(self._exact(q, past, scale), self._rough(q, rough, scale)):
+            parts.append(part)
+            if len(parts) == _MERGED_AT_ONCE:
+                parts = [self.merge(parts)]
+        return self.merge(parts)[0].to(q.dtype).transpose(1, 2).contiguous()
+
+    def _own(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        return self._kernel(q)(q, k, v, scale, True)
+
+    def _exact(self, q: Tensor, past: Iterable[KeysValues], scale: float) -> Iterator[tuple[Tensor, Tensor]]:
+        for piece in past:
+            yield _grouped(self._kernel(q), q, *piece, scale)
+
+    def _rough(self, q: Tensor, past: Iterable[KeysValues], scale: float) -> Iterator[tuple[Tensor, Tensor]]:
+        queries = None
+        for keys, values in past:
+            assert self.fp8 is not None
+            queries = queries or self.fp8.prepare_queries(q)
+            piece = self.fp8.prepare(keys[0].transpose(0, 1), values[0].transpose(0, 1))
+            yield self.fp8.attend(queries, piece, scale)
+
+    def _kernel(self, q: Tensor) -> Kernel:
+        return self.few if q.shape[2] < _FEW_QUERIES else self.many
+
+    def warm_up(self, chunk: int, heads: int, piece: KeysValues) -> None:
+        """Have the kernels plan for a chunk over `piece` and its halves, and compile all ways to merge."""
+        keys, values = (x.zero_() for x in piece)
+        q = keys.new_zeros(1, heads, chunk, keys.shape[-1])
+        if not self.plans(q):
+            return
+        sizes = [keys.shape[2]]
+        while sizes[-1] > chunk or len(sizes) < 2 * _MERGED_AT_ONCE - 2:
+            sizes.append(max(chunk, sizes[-1] // 2))
+        pieces = [(keys[:, :, :size], values[:, :, :size]) for size in sizes]
+        for count in range(1, len(pieces) + 1):
+            self.read(q, pieces[:count], *pieces[-1], 1.0)
+
+    def write(self, q: Tensor, pieces: Iterable[KeysValues], scale: float) -> list[tuple[Tensor, Tensor]]:
+        """Parts of the attention of single queries of several requests (as if one's) over what they share."""
+        return [_grouped(self.few, q, *piece, scale) for piece in pieces]
 
 
 def _grouped(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -132,14 +202,26 @@ def select(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, 
     """Test the device's kernels against fp32 with the model's own head counts, and take the fastest right."""
     keys = _SELF_TEST_KEYS[device.type]
     generator = torch.Generator(device).manual_seed(0)
-    # A slice of a longer buffer, as the engine's own: its heads are not contiguous.
-    k, v = torch.randn(2, 1, kv_heads, keys + 64, dim, device=device, generator=generator)[..., :keys, :].to(
-        dtype
+    # Tokens side by side, as in the engine's own arenas: heads are not contiguous.
+    k, v = (
+        torch.randn(2, 1, keys, kv_heads, dim, device=device, generator=generator).to(dtype).transpose(2, 3)
     )
     return Attention(
         many=first_right(_MANY[device.type], _questions([_FEW_QUERIES], heads, k, generator), k, v),
         few=first_right(_FEW[device.type], _questions([1, _FEW_QUERIES // 4], heads, k, generator), k, v),
+        merge=_fastest_merge(device, dim),
     )
+
+
+def _fastest_merge(device: torch.device, dim: int) -> Merge:
+    if device.type == "cuda" and dim & (dim - 1) == 0:
+        try:
+            from worker.engine.kernels.merge import merge as fused  # needs Triton
+
+            return fused
+        except ImportError as exc:
+            logger.warning("Pieces of attention are merged by plain operations, which is slower: %s", exc)
+    return merge
 
 
 def _questions(lengths: Sequence[int], heads: int, k: Tensor, generator: torch.Generator) -> list[Tensor]:
@@ -176,26 +258,3 @@ def _error(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor) -> float:
         for got, want in zip(result, expected, strict=True)
     ]
     return max(float(error.nan_to_num(float("inf"))) for error in errors)
-
-
-def _forward(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Callable[[Tensor, float], Tensor],
-    value: None,
-    attention_mask: None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """What transformers calls; `key` is what `PromptCache.update` returned in place of keys."""
-    for name in ("sliding_window", "softcap", "s_aux"):
-        if options.get(name) is not None:
-            raise NotImplementedError(
-                f"this model's attention uses {name}, which the engine does not support"
-            )
-    return key(query, options["scaling"]).transpose(1, 2), None
-
-
-def register() -> None:
-    """Make the attention known to transformers under `NAME`; no mask is ever built for it."""
-    AttentionInterface.register(NAME, _forward)
-    AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)

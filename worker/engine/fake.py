@@ -105,7 +105,7 @@ class FakeEngine:
         With `hold_reading`, reading stops after the first chunk of a prefix until the event is set.
         """
         self.tokenizer = fake_tokenizer()
-        self.card = ModelCard("fake", "1", window, "cpu", "fp32", _KV_BYTES_PER_TOKEN)
+        self.card = ModelCard("fake", "1", window, "cpu", "fp32", "exact", _KV_BYTES_PER_TOKEN)
         self._answers = answers
         self._chunk = chunk
         self._hold_reading = hold_reading
@@ -125,7 +125,8 @@ class FakeEngine:
             states = list(self._states.values())
             return Capacity(
                 tokens_fit=self.card.window,
-                kv_bytes_total=self.card.window * _KV_BYTES_PER_TOKEN,
+                tokens_fit_in={"exact": self.card.window},
+            kv_bytes_total=self.card.window * _KV_BYTES_PER_TOKEN,
                 kv_bytes_used=sum(self._read.values()) * _KV_BYTES_PER_TOKEN,
                 prefixes_held=len(self._read),
                 active=states.count("active"),

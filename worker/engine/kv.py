@@ -1,57 +1,325 @@
-"""Keys and values of what was read."""
+"""Where keys and values are kept: arenas of pages, and spans of tokens in them.
+
+A page is 128 tokens of every layer. The exact arena holds keys and values as the model made them; a packed
+one holds fewer bits (`formats`). Arenas stand on the card or in pinned host memory, which kernels read in
+place. All memory is allocated once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from worker.engine.formats import PAGE, PackedFormat
+from worker.engine.runs import Run, Runs, joined
+
 KeysValues = tuple[Tensor, Tensor]
-"""Keys and values of one layer, each (1, KV heads, tokens, dim), views into a buffer."""
+"""Keys and values of one layer, each (1, KV heads, tokens, dim), often views."""
 
-
-class KVBuffer:
-    """Keys and values of consecutive tokens, all layers, in one allocation that never grows or moves."""
-
-    def __init__(self, layers: int, kv_heads: int, dim: int, tokens: int, **options: Any) -> None:
-        """`options` (device, dtype) are `torch.empty`'s."""
-        self._data = torch.empty(layers, 2, 1, kv_heads, tokens, dim, **options)
-        self.length = 0  #: tokens whose keys and values are complete, in all layers
-
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Put one layer's new tokens behind the complete ones; `length` is advanced after the last layer."""
-        new = self._data[layer, :, :, :, self.length : self.length + keys.shape[2]]
-        new[0].copy_(keys)
-        new[1].copy_(values)
-
-    def view(self, layer: int, start: int, end: int) -> KeysValues:
-        keys, values = self._data[layer, :, :, :, start:end]
-        return keys, values
+_SMALLEST = 512
+PIECE = 65_536
+"""Most tokens that one attention call sees: longer calls are slower a key, and some kernels are wrong."""
 
 
 @dataclass(frozen=True, slots=True)
-class LayerKV:
-    """What the queries of one chunk may see in one layer."""
+class Shape:
+    """One token's keys, or values."""
 
-    layer: int
-    before: Sequence[KVBuffer]  #: complete, read by others too
-    tail: KVBuffer  #: this chunk's keys stand right behind its complete ones
+    layers: int
+    kv_heads: int
+    dim: int
 
-    def all(self) -> list[KeysValues]:
-        """Everything, the one new token included."""
-        return [*self._before(), self.tail.view(self.layer, 0, self.tail.length + 1)]
 
-    def past(self) -> list[KeysValues]:
-        """Everything before the chunk."""
-        own = [self.tail.view(self.layer, 0, self.tail.length)] if self.tail.length else []
-        return self._before() + own
+class Arena(Protocol):
+    """Pages of one format in one place."""
 
-    def new(self, tokens: int) -> KeysValues:
-        """The chunk itself."""
-        return self.tail.view(self.layer, self.tail.length, self.tail.length + tokens)
+    runs: Runs
 
-    def _before(self) -> list[KeysValues]:
-        return [buffer.view(self.layer, 0, buffer.length) for buffer in self.before]
+    @property
+    def page_bytes(self) -> int:
+        """Of one page, all layers."""
+        ...
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Everything that is kept, each (layers, pages, ...)."""
+        ...
+
+    def pages(self, run: Run) -> Tensor:
+        """A copy of pages as bytes, (pages, `page_bytes`), each with all its layers."""
+        ...
+
+    def set_pages(self, run: Run, data: Tensor) -> None:
+        """The inverse of `pages`; `data` may lie elsewhere."""
+        ...
+
+    def put(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
+        """Keep keys and values (tokens, KV heads, dim) from token `start` on."""
+        ...
+
+    def get(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
+        """Fill keys and values (tokens, KV heads, dim) from token `start` on."""
+        ...
+
+
+class _Pages:
+    """What arenas do with whole pages, whatever is in them."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
+    @property
+    def page_bytes(self) -> int:
+        return sum(x[:, :1].nbytes for x in self.tensors)
+
+    def pages(self, run: Run) -> Tensor:
+        return torch.cat(
+            [
+                x[:, run.start : run.end].transpose(0, 1).reshape(run.pages, -1).view(torch.uint8)
+                for x in self.tensors
+            ],
+            dim=1,
+        )
+
+    def set_pages(self, run: Run, data: Tensor) -> None:
+        position = 0
+        for x in self.tensors:
+            target = x[:, run.start : run.end].transpose(0, 1)
+            size = target[0].nbytes
+            source = data.to(x.device, non_blocking=True)[:, position : position + size]
+            target.copy_(source.contiguous().view(x.dtype).view(target.shape))
+            position += size
+
+
+class ExactArena(_Pages):
+    """Keys and values as they are, tokens side by side, so that adjacent pages are one view."""
+
+    def __init__(self, shape: Shape, pages: int, **options: Any) -> None:
+        """`options` (device, dtype, pin_memory) are `torch.empty`'s."""
+        # One page more, which nobody holds: where graphs of fixed size write what nobody asked for.
+        size = (shape.layers, (pages + 1) * PAGE, shape.kv_heads, shape.dim)
+        self.keys = torch.empty(size, **options)
+        self.values = torch.empty(size, **options)
+        self.on_device = not options.get("pin_memory", False)
+        self.runs = Runs(pages)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(x.view(len(x), -1, PAGE, *x.shape[2:]) for x in (self.keys, self.values))
+
+    @property
+    def scratch(self) -> int:
+        """The first token of the page that nobody holds."""
+        return self.runs.pages * PAGE
+
+    def view(self, layer: int, start: int, tokens: int) -> KeysValues:
+        end = start + tokens
+        return _heads_first(self.keys[layer, start:end]), _heads_first(self.values[layer, start:end])
+
+    def put(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
+        self.keys[layer, start : start + len(keys)].copy_(keys)
+        self.values[layer, start : start + len(values)].copy_(values)
+
+    def get(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
+        keys.copy_(self.keys[layer, start : start + len(keys)], non_blocking=True)
+        values.copy_(self.values[layer, start : start + len(values)], non_blocking=True)
+
+
+class PackedArena(_Pages):
+    """Keys and values in few bits, whole pages at a time."""
+
+    def __init__(self, shape: Shape, format: PackedFormat, pages: int, **options: Any) -> None:
+        """`options` (device, pin_memory) are `torch.empty`'s."""
+        self.format = format
+        self.codes = torch.empty(shape.layers, *format.codes_shape(pages), dtype=torch.uint8, **options)
+        self.scales = torch.empty(shape.layers, *format.scales_shape(pages), dtype=torch.bfloat16, **options)
+        self.runs = Runs(pages)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.codes, self.scales
+
+    def put(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
+        self.format.pack(keys, values, *self._pages(layer, start, len(keys)))
+
+    def get(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
+        self.format.unpack(*self._pages(layer, start, len(keys)), keys, values)
+
+    def _pages(self, layer: int, start: int, tokens: int) -> tuple[Tensor, Tensor]:
+        pages = slice(start // PAGE, (start + tokens) // PAGE)
+        return self.codes[layer, pages], self.scales[layer, pages]
+
+
+class Span(NamedTuple):
+    """Consecutive tokens of a sequence that stand side by side in an arena."""
+
+    arena: Arena
+    start: int  #: in tokens
+    tokens: int
+
+    def part(self, start: int, end: int) -> Span:
+        return Span(self.arena, self.start + start, end - start)
+
+
+def cut(spans: Iterable[Span], start: int, end: int) -> list[Span]:
+    """The spans of the tokens from `start` to `end`."""
+    found: list[Span] = []
+    position = 0
+    for span in spans:
+        low, high = max(start - position, 0), min(end - position, span.tokens)
+        if low < high:
+            found.append(span.part(low, high))
+        position += span.tokens
+    return found
+
+
+def spans_of(arena: Arena, pages: Iterable[int]) -> list[Span]:
+    """Pages in their order, as spans."""
+    return [Span(arena, run.start * PAGE, run.pages * PAGE) for run in joined(pages)]
+
+
+def put(spans: Iterable[Span], layer: int, keys: Tensor, values: Tensor) -> None:
+    """Keep keys and values (tokens, KV heads, dim) where `spans` say."""
+    position = 0
+    for span in spans:
+        new = slice(position, position + span.tokens)
+        span.arena.put(layer, span.start, keys[new], values[new])
+        position += span.tokens
+
+
+def copy_pages(source: Arena, pages: Sequence[int], target: Arena, target_pages: Sequence[int]) -> None:
+    """Copy whole pages between two arenas of the same format, all layers."""
+    for run, other in _paired(pages, target_pages):
+        for old, new in zip(source.tensors, target.tensors, strict=True):
+            for layer in range(len(old)):  # one layer's pages are one block of memory
+                new[layer, other.start : other.end].copy_(old[layer, run.start : run.end], non_blocking=True)
+
+
+def _paired(pages: Sequence[int], others: Sequence[int]) -> Iterator[tuple[Run, Run]]:
+    """Runs that are adjacent on both sides."""
+    begin = 0
+    for i in range(1, len(pages) + 1):
+        if i == len(pages) or pages[i] != pages[i - 1] + 1 or others[i] != others[i - 1] + 1:
+            yield Run(pages[begin], i - begin), Run(others[begin], i - begin)
+            begin = i
+
+
+class Pieces:
+    """A sequence's keys and values, layer by layer, in pieces that attention can take.
+
+    What is exact and in place is given as it is; the rest goes through two buffers in turn. Where there is a
+    card, they are filled on a stream of their own while attention works on the other one.
+    """
+
+    def __init__(self, shape: Shape, *, piece: int = PIECE, **options: Any) -> None:
+        """`options` (device, dtype) are `torch.empty`'s."""
+        self._piece = piece
+        self._size = (piece, shape.kv_heads, shape.dim)
+        self._options = options
+        self._buffers: list[_Buffer] = []
+
+    def of(self, spans: Sequence[Span], layer: int, *, halving: bool = False) -> Iterator[KeysValues]:
+        """Pieces in order, each at most `piece` tokens; one is good until the next but one is asked for.
+
+        `halving`: the last piece comes in powers of two, for kernels that plan every length anew.
+        """
+        sizes = _sizes(_tokens(spans), self._piece, _SMALLEST if halving else self._piece)
+        ahead = self._ahead(
+            [cut(spans, start, end) for start, end in pairwise(accumulate(sizes, initial=0))], layer
+        )
+        waiting = next(ahead, None)
+        while waiting is not None:
+            ready = waiting
+            waiting = next(ahead, None)  # begins to fill while `ready` is used
+            yield ready.take() if isinstance(ready, _Filled) else ready
+
+    def _ahead(self, plan: list[list[Span]], layer: int) -> Iterator[KeysValues | _Filled]:
+        turn = 0
+        for spans in plan:
+            if view := _in_place(spans, layer):
+                yield view
+                continue
+            yield self._buffer(turn).fill(spans, layer)
+            turn += 1
+
+    def buffer(self) -> KeysValues:
+        """Room for a whole piece, as attention will see it."""
+        buffer = self._buffer(0)
+        return _heads_first(buffer.keys), _heads_first(buffer.values)
+
+    def _buffer(self, turn: int) -> _Buffer:
+        if not self._buffers:
+            self._buffers = [_Buffer(self._size, self._options) for _ in range(2)]
+        return self._buffers[turn % 2]
+
+
+class _Buffer:
+    """Room for one piece."""
+
+    def __init__(self, size: tuple[int, ...], options: dict[str, Any]) -> None:
+        self.keys = torch.empty(size, **options)
+        self.values = torch.empty(size, **options)
+        cuda = self.keys.is_cuda
+        self.stream = torch.cuda.Stream(self.keys.device) if cuda else None  # type: ignore[no-untyped-call]
+
+    def fill(self, spans: Sequence[Span], layer: int) -> _Filled:
+        if self.stream is None:
+            self._get(spans, layer)
+            return _Filled(self, _tokens(spans), None)
+        # Attention over what the buffer held, and the writing of these pages, were queued before.
+        self.stream.wait_stream(torch.cuda.current_stream(self.keys.device))
+        with torch.cuda.stream(self.stream):
+            self._get(spans, layer)
+        return _Filled(self, _tokens(spans), self.stream.record_event())
+
+    def _get(self, spans: Sequence[Span], layer: int) -> None:
+        position = 0
+        for span in spans:
+            part = slice(position, position + span.tokens)
+            span.arena.get(layer, span.start, self.keys[part], self.values[part])
+            position += span.tokens
+
+
+class _Filled(NamedTuple):
+    buffer: _Buffer
+    tokens: int
+    done: torch.cuda.Event | None
+
+    def take(self) -> KeysValues:
+        if self.done is not None:
+            self.done.wait()
+        return _heads_first(self.buffer.keys[: self.tokens]), _heads_first(self.buffer.values[: self.tokens])
+
+
+def _in_place(spans: Sequence[Span], layer: int) -> KeysValues | None:
+    """The piece as it stands, where it is one exact span on the device."""
+    span = spans[0]
+    if len(spans) > 1 or not isinstance(span.arena, ExactArena) or not span.arena.on_device:
+        return None
+    return span.arena.view(layer, span.start, span.tokens)
+
+
+def _sizes(tokens: int, largest: int, smallest: int) -> Iterator[int]:
+    """`tokens` as pieces: the largest first, then halves of it down to the smallest, then the rest."""
+    size = largest
+    while tokens:
+        if tokens < size and size > smallest:
+            size //= 2
+            continue
+        yield min(size, tokens)
+        tokens -= min(size, tokens)
+
+
+def _tokens(spans: Iterable[Span]) -> int:
+    return sum(span.tokens for span in spans)
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    """(tokens, heads, dim) seen as (1, heads, tokens, dim)."""
+    return x.transpose(0, 1)[None]

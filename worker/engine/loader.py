@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from worker.engine.types import Engine, Weights
+from worker.engine.types import Engine, MemoryOptions, Weights
 
 
 def load_engine(
@@ -15,17 +15,18 @@ def load_engine(
     revision: str | None = None,
     device: str = "auto",
     weights: Literal["auto"] | Weights = "auto",
-    kv_budget_bytes: int | None = None,
+    memory: MemoryOptions | None = None,
     prefill_chunk: int | None = None,
     max_active: int = 8,
+    fp8_attention: bool = False,
 ) -> Engine:
     """Load a model and start its engine.
 
     `model` is a name on the model hub or a folder; None is the small default model, which needs no download
     and is converted once into `cache_dir`. `device`: "auto", "cpu", "cuda" or, for instance, "cuda:1".
-    `weights` "auto" is NF4 on CUDA and fp32 on the CPU. `kv_budget_bytes`, the memory for keys and values,
-    is by default what CUDA has left, or half of the free memory on the CPU. `prefill_chunk`: tokens read at
-    once. `max_active`: requests read and written at the same time.
+    `weights` "auto" is NF4 on CUDA and fp32 on the CPU. `memory`: of keys and values. `prefill_chunk`: tokens
+    read at once. `max_active`: requests read and written at the same time. `fp8_attention`: read faster
+    and less exactly, through cuDNN's own front end (the package nvidia-cudnn-frontend).
 
     Raises `ModelLoadError`.
     """
@@ -37,7 +38,8 @@ def load_engine(
         revision=revision,
         device=device,
         weights=weights,
-        kv_budget_bytes=kv_budget_bytes,
+        memory=memory or MemoryOptions(),
         prefill_chunk=prefill_chunk,
         max_active=max_active,
+        fp8_attention=fp8_attention,
     )

@@ -2,9 +2,10 @@
 
 One thread alone touches the model; callers hand it requests and wait for events. Its beat, one turn:
 
-    drop what was cancelled or is late -> admit what fits -> read one chunk -> write one token of each
+    drop what was cancelled or is late -> admit what fits -> read one chunk -> write a token of each
 
-so a short request is answered beside a long read, and cancelling takes effect within one chunk.
+Beside a read, tokens are written for as long as the chunk took, and chunks are shorter: so a short request is
+answered beside a long read, and cancelling takes effect within one chunk.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
+from worker.engine.archive import Archive
 from worker.engine.decoder import Decoder
 from worker.engine.errors import (
     Cancelled,
@@ -25,16 +28,24 @@ from worker.engine.errors import (
     OutOfMemory,
     PromptTooLong,
 )
+from worker.engine.formats import PAGE
 from worker.engine.generation import LocalGeneration
-from worker.engine.pool import KVPool
+from worker.engine.memory import fits_in
+from worker.engine.pool import Arenas, PagePool
+from worker.engine.snapshots import SnapshotStore
 from worker.engine.task import Task
 from worker.engine.tokenizer import PromptTokenizer
 from worker.engine.types import Capacity, ModelCard, Request
+from worker.engine.writer import Writer
 
 logger = logging.getLogger(__name__)
 
 # A request that waits for memory lets this many later ones pass, and then no more.
 _MAX_OVERTAKEN = 16
+# While answers are written, chunks are cut so that none of them waits much longer than this for a token.
+_PAUSE_S = 0.5
+_SMALLEST_CHUNK = 512
+_EXTENT_PAGES = 64  # stored at once, and at most: what is read between two checkpoints
 
 
 class LocalEngine:
@@ -46,15 +57,30 @@ class LocalEngine:
         tokenizer: PromptTokenizer,
         card: ModelCard,
         *,
-        kv_budget_bytes: int,
+        arenas: Arenas,
+        writer: Writer,
         prefill_chunk: int,
         max_active: int,
+        snapshots: SnapshotStore | None = None,
     ) -> None:
-        """Start the engine's thread. `prefill_chunk`: tokens read at once."""
+        """Start the engine's thread. `prefill_chunk`: tokens read at once; whole pages if any are packed."""
         self.card = card
         self.tokenizer = tokenizer
         self._decoder = decoder
-        self._pool = KVPool(kv_budget_bytes // card.kv_bytes_per_token, decoder.new_buffer)
+        self._writer = writer
+        self._tokens_fit_in = fits_in(decoder, arenas)
+        self.pool = PagePool(arenas)
+        self.archive = (
+            None
+            if snapshots is None
+            else Archive(
+                snapshots,
+                self.pool,
+                arenas,
+                extent_pages=min(_EXTENT_PAGES, max(1, prefill_chunk // PAGE)),
+                pinned=decoder.device.type == "cuda",
+            )
+        )
         self._prefill_chunk = prefill_chunk
         self._max_active = max_active
         self._turns = 0
@@ -69,13 +95,14 @@ class LocalEngine:
         self._thread.start()
 
     def submit(self, request: Request) -> LocalGeneration:
-        task = Task(request, self._decoder, self.tokenizer)
-        tokens, tokens_fit = len(task.prefix_ids) + task.tail_tokens, self._tokens_fit
+        task = Task(request, self._decoder, self.pool, self.archive, self.tokenizer)
+        tokens = len(task.prefix_ids) + task.tail_tokens
+        fits = tokens <= self.card.window and self.pool.fits(len(task.prefix_ids), task.tail_tokens)
         with self._changed:
             if self._closing:
                 task.generation.put(EngineStopped())
-            elif tokens > tokens_fit:
-                task.generation.put(PromptTooLong(tokens, tokens_fit))
+            elif not fits:
+                task.generation.put(PromptTooLong(tokens, self._tokens_fit, self._tokens_fit_in))
             else:
                 self._waiting.append(task)
                 self._changed.notify()
@@ -86,9 +113,10 @@ class LocalEngine:
             active, waiting = len(self._active), len(self._waiting)
         return Capacity(
             tokens_fit=self._tokens_fit,
-            kv_bytes_total=self._pool.tokens * self.card.kv_bytes_per_token,
-            kv_bytes_used=self._pool.tokens_used * self.card.kv_bytes_per_token,
-            prefixes_held=len(self._pool),
+            tokens_fit_in=self._tokens_fit_in,
+            kv_bytes_total=self.pool.bytes_total,
+            kv_bytes_used=self.pool.bytes_used,
+            prefixes_held=len(self.pool),
             active=active,
             waiting=waiting,
             read_tokens_per_s=self._read_speed.tokens_per_s,
@@ -103,7 +131,7 @@ class LocalEngine:
 
     @property
     def _tokens_fit(self) -> int:
-        return min(self.card.window, self._pool.tokens)
+        return min(self.card.window, self.pool.tokens_fit)
 
     @property
     def failed(self) -> bool:
@@ -118,6 +146,8 @@ class LocalEngine:
             logger.critical("The engine has ended.", exc_info=True)
             self._failed = True
         finally:
+            if self.archive is not None:
+                self.archive.close()
             with self._changed:
                 self._closing = True
                 for task in self._waiting + self._active:
@@ -125,24 +155,52 @@ class LocalEngine:
 
     def _has_work(self) -> bool:
         """Wait for a request; False when the engine is to stop."""
+        if not self._active:
+            self.pool.check_integrity()
+        while self.archive is not None and not self._wanted() and self.archive.work(patient=True):
+            pass
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._waiting or self._active)
+            self._changed.wait_for(self._wanted)
             return not self._closing
+
+    def _wanted(self) -> bool:
+        return bool(self._closing or self._waiting or self._active)
 
     def _turn(self) -> None:
         self._turns += 1
         self._drop_unwanted()
         self._admit()
+        read_s = 0.0
         if reading := [task for task in self._active if task.tokens_left]:
+            begin = time.monotonic()
             self._guard(self._read, self._next_reader(reading))
             for task in self._active:
                 task.report()
-        for task in [task for task in self._active if not task.tokens_left and not task.result]:
-            self._guard(self._write, task)
+            read_s = time.monotonic() - begin
+        if self.archive is not None:
+            self.archive.work()
+        self._write_for(read_s)
+
+    def _write_for(self, seconds: float) -> None:
+        """Write a token of each answer, and more until `seconds` have passed."""
+        begin = time.monotonic()
+        self._hand_out()  # an answer may end with its first token, which reading gives
+        while writing := self._writing():
+            self._write(writing)
+            self._hand_out()
+            if time.monotonic() - begin >= seconds:
+                return
+
+    def _hand_out(self) -> None:
+        """Finished answers leave."""
         for task in list(self._active):
             if task.result:
                 self._remove(task)
                 task.generation.put(task.result)
+
+    def _writing(self) -> list[Task]:
+        """Those about one document side by side, so that it is streamed once for all of them."""
+        return sorted((task for task in self._active if not task.tokens_left), key=Task.document)
 
     def _next_reader(self, reading: Sequence[Task]) -> Task:
         """The oldest and the shortest in turn: neither can hold the other up by more than half its speed."""
@@ -171,7 +229,7 @@ class LocalEngine:
 
     def _start(self, task: Task) -> None:
         """Admit `task` if its memory is free."""
-        if lease := self._pool.acquire(task.prefix_ids, task.tail_tokens):
+        if lease := self.pool.acquire(task.prefix_ids, task.keys, task.tail_tokens):
             task.admit(lease)
             with self._changed:
                 self._waiting.remove(task)
@@ -179,13 +237,31 @@ class LocalEngine:
 
     def _read(self, task: Task) -> None:
         begin = time.monotonic()
-        tokens = task.read(self._prefill_chunk)
+        tokens = task.read(self._chunk())
         self._read_speed.add(tokens, time.monotonic() - begin)
 
-    def _write(self, task: Task) -> None:
+    def _chunk(self) -> int:
+        """A whole chunk, or what takes about `_PAUSE_S` where answers wait for it."""
+        chunk, speed = self._prefill_chunk, self._read_speed.tokens_per_s
+        while self._writing() and speed and chunk > _SMALLEST_CHUNK and chunk > speed * _PAUSE_S:
+            chunk //= 2
+        return chunk
+
+    def _write(self, tasks: list[Task]) -> None:
         begin = time.monotonic()
-        task.write()
-        self._write_speed.add(1, time.monotonic() - begin)
+        try:
+            written = self._writer.write([task.seat() for task in tasks])
+        except torch.OutOfMemoryError:
+            self._free_memory()
+            if len(tasks) > 1:
+                for task in tasks:
+                    self._write([task])
+            else:
+                self._fail(tasks[0], OutOfMemory())
+            return
+        for row, task in enumerate(tasks):
+            self._guard(partial(Task.write, written=written, row=row), task)
+        self._write_speed.add(len(tasks), time.monotonic() - begin)
 
     def _guard(self, step: Callable[[Task], None], task: Task) -> None:
         """Take a step; whatever it raises ends this request alone."""
@@ -217,10 +293,10 @@ class LocalEngine:
                 self._waiting.remove(task)
             else:
                 self._active.remove(task)
-                self._pool.release(task.lease)
+                self.pool.release(task.lease)
 
     def _free_memory(self) -> None:
-        self._pool.drop_idle()
+        self.pool.drop_idle()
         torch.cuda.empty_cache()
 
 

@@ -22,11 +22,19 @@ class Sampler:
         else:
             self._generator.manual_seed(sampling.seed)
 
-    def choose(self, logits: Tensor, generated: Sequence[int]) -> int | None:
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always chosen."""
+        sampling = self._sampling
+        return self._mask is None and sampling.temperature == 0 and sampling.repetition_penalty == 1
+
+    def choose(self, logits: Tensor, likeliest: int, generated: Sequence[int]) -> int | None:
         """The token after `generated`, or None where the mask says that the answer is finished.
 
-        `logits`: (vocabulary,) in fp32.
+        `logits`: (vocabulary,) in fp32, `likeliest` the index of the largest.
         """
+        if self.greedy:
+            return likeliest
         allowed = None
         if self._mask is not None and (ids := self._mask.allowed(generated)) is not None:
             if not len(ids):

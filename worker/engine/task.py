@@ -7,26 +7,41 @@ import time
 import numpy as np
 from torch import Tensor
 
+from worker.engine.archive import Archive
 from worker.engine.decoder import Decoder
 from worker.engine.detokenizer import Detokenizer
+from worker.engine.errors import NotFinite
 from worker.engine.generation import LocalGeneration
-from worker.engine.pool import Lease
+from worker.engine.kv import cut
+from worker.engine.passes import Seat
+from worker.engine.pool import Lease, PagePool, body_keys
 from worker.engine.sampler import Sampler
 from worker.engine.tokenizer import PromptTokenizer
 from worker.engine.types import Finished, FinishReason, ReadProgress, Request, Usage
+from worker.engine.writer import Written
 
 
 class Task:
     """Waits, reads its prefix, reads its suffix, writes its answer. Only the engine's thread changes it."""
 
-    def __init__(self, request: Request, decoder: Decoder, tokenizer: PromptTokenizer) -> None:
+    def __init__(
+        self,
+        request: Request,
+        decoder: Decoder,
+        pool: PagePool,
+        archive: Archive | None,
+        tokenizer: PromptTokenizer,
+    ) -> None:
         self.prefix_ids = np.asarray(request.prefix, np.int32)
+        self.keys = body_keys(self.prefix_ids)
         self.tail_tokens = len(request.suffix) + request.sampling.max_tokens
         self.deadline = request.deadline
         self.generation = LocalGeneration()
         self.overtaken = 0  #: later requests admitted before this one
         self.result: Finished | None = None
         self._decoder = decoder
+        self._pool = pool
+        self._archive = archive
         self._suffix = list(request.suffix)
         if self.prefix_ids.max(initial=max(self._suffix)) >= decoder.vocabulary:
             raise ValueError("The prompt holds a token id outside the model's vocabulary.")
@@ -40,6 +55,7 @@ class Task:
     def admit(self, lease: Lease) -> None:
         """Start, on the memory of `lease`."""
         self.lease = lease
+        self._before = lease.before()
         self._sampler = Sampler(self._request.sampling, self._request.mask, self._decoder.device)
         self._admitted = time.monotonic()
 
@@ -51,26 +67,59 @@ class Task:
     @property
     def _tokens_read(self) -> int:
         prefix = self.lease.prefix
-        return (prefix.kv.length if prefix else 0) + min(self.lease.tail.length, len(self._suffix))
+        return (prefix.read if prefix else 0) + min(self.lease.length, len(self._suffix))
 
-    def read(self, tokens: int) -> int:
-        """Read up to `tokens` more of the prompt; the last of them give the first token. Returns how many."""
-        prefix, tail = self.lease.prefix, self.lease.tail
+    def read(self, chunk: int) -> int:
+        """Read up to the next multiple of `chunk`; the last token gives the first of the answer.
+
+        Returns how many tokens were read.
+        """
+        lease, prefix = self.lease, self.lease.prefix
         if prefix is not None and not prefix.complete:
-            ids = prefix.ids[prefix.kv.length :][:tokens].tolist()
-            self._decoder.read(ids, [], prefix.kv)
-            return len(ids)
-        ids = self._suffix[tail.length :][:tokens]
-        logits = self._decoder.read(ids, self.lease.before, tail)
+            if self._archive is not None and (tokens := self._archive.fetch(prefix)):
+                lease.reused_tokens += tokens
+                return tokens
+            start, end = prefix.read, _next(prefix.read, chunk, len(prefix.ids))
+            self._decoder.read(
+                prefix.ids[start:end].tolist(), prefix.spans(0, start), prefix.spans(start, end)
+            )
+            self._pool.advance(prefix, end - start)
+            if self._archive is not None:
+                self._archive.keep(prefix)
+            return end - start
+        start, end = lease.length, _next(lease.length, chunk, len(self._suffix))
+        past = [*lease.before(), *cut([lease.tail], 0, start)]
+        logits = self._decoder.read(self._suffix[start:end], past, cut([lease.tail], start, end))
+        lease.length = end
         if not self.tokens_left:
             self.report()
             self._first_token = time.monotonic()
-            self._choose(logits)
-        return len(ids)
+            self._choose(logits, int(logits.argmax()))
+        return end - start
 
-    def write(self) -> None:
-        """Write one more token."""
-        self._choose(self._decoder.read(self._generated[-1:], self.lease.before, self.lease.tail))
+    def seat(self) -> Seat:
+        """What writing the next token needs."""
+        lease = self.lease
+        return Seat(
+            self._generated[-1],
+            self.document(),
+            self._before,
+            lease.tail,
+            lease.length,
+            lease.position + lease.length,
+            self._sampler.greedy,
+        )
+
+    def document(self) -> int:
+        """The same for requests with the same prefix."""
+        return id(self.lease.prefix)
+
+    def write(self, written: Written, row: int) -> None:
+        """The last token is kept now; what follows it stands in a row of `written`. Raises `NotFinite`."""
+        self.lease.length += 1
+        if not written.finite[row]:
+            raise NotFinite
+        self._choose(written.logits[row], written.likeliest[row])
 
     def report(self) -> None:
         """Tell the caller how far reading is, if it is further than told last."""
@@ -79,8 +128,8 @@ class Task:
             total = len(self.prefix_ids) + len(self._suffix)
             self.generation.put(ReadProgress(self._reported, total, self.lease.reused_tokens))
 
-    def _choose(self, logits: Tensor) -> None:
-        token = self._sampler.choose(logits, self._generated)
+    def _choose(self, logits: Tensor, likeliest: int) -> None:
+        token = self._sampler.choose(logits, likeliest, self._generated)
         if token is None or token in self._stop_ids:
             self._finish("stop")
             return
@@ -104,3 +153,8 @@ class Task:
             first_token_s=self._first_token - self._submitted,
         )
         self.result = Finished(reason, usage)
+
+
+def _next(start: int, chunk: int, end: int) -> int:
+    """Where the chunk that begins at `start` ends: at a multiple of `chunk`, so that reads are repeatable."""
+    return min((start // chunk + 1) * chunk, end)

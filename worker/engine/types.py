@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from worker.engine.tokenizer import PromptTokenizer
 
 Weights = Literal["nf4", "bf16", "fp32"]
+Format = Literal["exact", "fp8", "int4"]  #: of keys and values; exact is the model's own type
 FinishReason = Literal["stop", "length"]
 
 
@@ -28,7 +30,21 @@ class ModelCard:
     window: int  #: tokens of prompt and answer together
     device: str  #: "cpu" or, for instance, "cuda:0 NVIDIA H200"
     weights: Weights
+    kv_format: Format
     kv_bytes_per_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryOptions:
+    """Where keys and values are kept."""
+
+    format: Literal["auto"] | Format = "auto"  #: "auto": the most exact in which a whole window fits
+    card_bytes: int | None = None  #: of the device; None: what CUDA has left, or half of the free memory
+    host_bytes: int | None = (
+        None  #: of the computer's beside a card; None: what a window lacks, within reason
+    )
+    disk_folder: Path | None = None  #: for what was read, so that it is found again after a restart
+    disk_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +142,7 @@ class Capacity:
     """How much the engine holds and how fast it has been."""
 
     tokens_fit: int  #: how long a prompt with its answer may be: the smaller of window and memory
+    tokens_fit_in: dict[str, int]  #: the same, if keys and values were kept in each of the formats
     kv_bytes_total: int
     kv_bytes_used: int
     prefixes_held: int

@@ -1,0 +1,204 @@
+"""What was read is found again: after a restart, after a stop in the middle, after a kill."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import CHUNK, Permits, Record, Tiny, ask, document, finish
+
+from worker.engine import EngineStopped
+
+Open = Callable[..., Tiny]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    """Opens engines on one folder."""
+    engines: list[Tiny] = []
+
+    def make(format: str = "exact", **options: Any) -> Tiny:
+        engines.append(Tiny(format, disk=tmp_path, **options))
+        return engines[-1]
+
+    yield make
+    for each in engines:
+        each.engine.close()
+
+
+def extents(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.kv"), key=lambda path: path.name)
+
+
+def wait_for_extents(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(extents(folder)) < count:
+        assert time.monotonic() < deadline, f"{len(extents(folder))} of {count} extents were stored"
+        time.sleep(0.005)
+
+
+def assert_same_answer(one: Tiny, other: Tiny) -> None:
+    """Bit for bit, the eight tokens that both have written last."""
+    for pair in zip(one.logits[-8:], other.logits[-8:], strict=True):
+        assert torch.equal(*pair)
+
+
+@pytest.mark.parametrize("format", ["exact", "fp8", "int4"])
+def test_a_document_is_not_read_again_after_a_restart(format: str, opened: Open, tmp_path: Path) -> None:
+    ids = document(2_500)
+    before = opened(format)
+    first = Record()
+    finish(before.engine.submit(ask(ids, mask=first)))
+    wait_for_extents(tmp_path, 5)
+    before.engine.close()
+    after, second = opened(format), Record()
+    usage = finish(after.engine.submit(ask(ids, mask=second))).usage
+    assert usage.reused_tokens == 2_500
+    assert sum(after.passes) == usage.suffix_tokens + usage.completion_tokens - 1
+    assert second.tokens == first.tokens
+    assert_same_answer(after, before)
+
+
+@pytest.mark.parametrize("format", ["exact", "fp8"])
+def test_a_read_that_was_stopped_goes_on_from_its_last_chunk(
+    format: str, opened: Open, tmp_path: Path, background: ThreadPoolExecutor
+) -> None:
+    ids = document(8 * CHUNK + 77)
+    whole = Tiny(format)
+    finish(whole.engine.submit(ask(ids)))
+    whole.engine.close()
+    permits = threading.Semaphore(0)
+    first = opened(format, permits=permits)
+    answer = first.engine.submit(ask(ids))
+    for chunk in range(5):
+        permits.release()
+        wait_for_extents(tmp_path, chunk)
+    closed = background.submit(first.engine.close)
+    permits.release(100)
+    closed.result()
+    with pytest.raises(EngineStopped):
+        list(answer)
+    second = opened(format)
+    usage = finish(second.engine.submit(ask(ids))).usage
+    assert usage.reused_tokens >= 4 * CHUNK
+    read = sum(first.passes) + sum(second.passes)
+    assert read - sum(whole.passes) <= CHUNK
+    assert_same_answer(second, whole)
+
+
+def test_every_chunk_but_the_last_is_stored_while_the_next_is_read(opened: Open, tmp_path: Path) -> None:
+    permits = threading.Semaphore(0)
+    tiny = opened(permits=permits)
+    answer = tiny.engine.submit(ask(document(10 * CHUNK)))
+    for chunk in range(8):
+        permits.release()
+        wait_for_extents(tmp_path, chunk)
+    permits.release(100)
+    finish(answer)
+
+
+@pytest.mark.parametrize("number", [0, 4])
+def test_a_damaged_part_is_noticed_and_read_anew(number: int, opened: Open, tmp_path: Path) -> None:
+    ids = document(2_500)
+    before = opened()
+    finish(before.engine.submit(ask(ids)))
+    wait_for_extents(tmp_path, 5)
+    before.engine.close()
+    damaged = extents(tmp_path)[number]
+    data = bytearray(damaged.read_bytes())
+    data[-1_000] ^= 1
+    damaged.write_bytes(data)
+    after = opened()
+    usage = finish(after.engine.submit(ask(ids))).usage
+    assert usage.reused_tokens == number * CHUNK
+    assert_same_answer(after, before)
+    wait_for_extents(tmp_path, 5)
+    after.engine.close()
+    again = opened()
+    assert finish(again.engine.submit(ask(ids))).usage.reused_tokens == 2_500
+
+
+@pytest.mark.parametrize(("format", "revision"), [("exact", "2"), ("fp8", "1")])
+def test_what_another_model_or_format_has_read_is_not_taken(
+    format: str, revision: str, opened: Open, tmp_path: Path
+) -> None:
+    ids = document(1_500)
+    before = opened()
+    finish(before.engine.submit(ask(ids)))
+    wait_for_extents(tmp_path, 3)
+    before.engine.close()
+    other = opened(format, revision=revision)
+    assert finish(other.engine.submit(ask(ids))).usage.reused_tokens == 0
+
+
+def test_short_documents_are_not_stored(opened: Open, tmp_path: Path) -> None:
+    tiny = opened()
+    finish(tiny.engine.submit(ask(document(1_023))))
+    finish(tiny.engine.submit(ask(document(1_024, seed=1))))
+    wait_for_extents(tmp_path, 2)
+    tiny.engine.close()
+    assert len(extents(tmp_path)) == 2
+    after = opened()
+    reused = [
+        finish(after.engine.submit(ask(ids))).usage.reused_tokens
+        for ids in (document(1_023), document(1_024, seed=1))
+    ]
+    assert reused == [0, 1_024]
+
+
+def test_another_document_takes_over_what_begins_alike(opened: Open, tmp_path: Path) -> None:
+    begin = document(1_300)
+    before = opened()
+    finish(before.engine.submit(ask([*begin, *document(1_200, seed=1)])))
+    wait_for_extents(tmp_path, 5)
+    before.engine.close()
+    ids = [*begin, *document(1_200, seed=2)]
+    after, alone = opened(), Tiny()
+    usage = finish(after.engine.submit(ask(ids))).usage
+    finish(alone.engine.submit(ask(ids)))
+    alone.engine.close()
+    assert usage.reused_tokens == 1_300 // 128 * 128
+    torch.testing.assert_close(after.logits[-1], alone.logits[-1])
+
+
+def test_a_folder_that_cannot_be_used_costs_the_memory_of_what_was_read_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    tiny = Tiny(disk=tmp_path / "file")
+    finish(tiny.engine.submit(ask(document(1_500))))
+    tiny.engine.close()
+    assert "Documents are read again after a restart" in caplog.text
+
+
+def read_as_permitted(folder: Path, ids: list[int], permits: Permits) -> None:
+    """What the process does that is killed."""
+    torch.set_num_threads(1)
+    finish(Tiny("int4", disk=folder, permits=permits).engine.submit(ask(ids)))
+
+
+def test_a_killed_read_is_continued_by_another_process(opened: Open, tmp_path: Path) -> None:
+    ids = document(8 * CHUNK + 77)
+    context = multiprocessing.get_context("spawn")
+    permits = context.Semaphore(5)  # then the process waits in the middle of the sixth chunk
+    process = context.Process(target=read_as_permitted, args=(tmp_path, ids, permits))
+    process.start()
+    try:
+        wait_for_extents(tmp_path, 4)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -9
+    after, alone = opened("int4"), Tiny("int4")
+    usage = finish(after.engine.submit(ask(ids))).usage
+    finish(alone.engine.submit(ask(ids)))
+    alone.engine.close()
+    assert usage.reused_tokens >= 4 * CHUNK
+    assert_same_answer(after, alone)

@@ -1,0 +1,80 @@
+"""How much memory keys and values get, in which format, and what fits into it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import tiny_model
+
+from worker.engine.decoder import Decoder
+from worker.engine.errors import PromptTooLong
+from worker.engine.formats import PAGE
+from worker.engine.kv import Shape
+from worker.engine.memory import allocate, bytes_per_token, choose, fits_in, tokens_fit
+from worker.engine.pool import PagePool
+from worker.engine.types import Format, MemoryOptions
+
+GLM = Shape(layers=40, kv_heads=4, dim=128)
+MILLION = 1_048_576
+GIB = 2**30
+FORMATS = pytest.mark.parametrize("format", ["exact", "fp8", "int4"])
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Decoder:
+    return Decoder(tiny_model())
+
+
+def test_a_token_of_the_million_token_model_takes_80_or_41_or_21_kilobytes() -> None:
+    sizes = [bytes_per_token(GLM, torch.bfloat16, format) for format in ("exact", "fp8", "int4")]
+    assert sizes == [81_920, 41_600, 21_120]
+
+
+@pytest.mark.parametrize(("gib", "format"), [(100, "exact"), (46, "fp8"), (24, "int4"), (2, "int4")])
+def test_the_most_exact_format_that_holds_a_window_is_chosen(gib: int, format: Format) -> None:
+    assert choose(GLM, torch.bfloat16, MILLION, gib * GIB) == format
+    assert (tokens_fit(GLM, torch.bfloat16, format, gib * GIB) >= MILLION) == (gib > 2)
+
+
+def test_heads_that_cannot_be_rotated_are_never_kept_in_four_bits(decoder: Decoder) -> None:
+    for dim in (16, 80):
+        shape = Shape(40, 4, dim)
+        assert choose(shape, torch.bfloat16, MILLION, 1 * GIB) == "fp8"
+
+
+def test_the_hosts_memory_holds_what_the_card_cannot() -> None:
+    card = tokens_fit(GLM, torch.bfloat16, "exact", 10 * GIB)
+    assert card < MILLION <= tokens_fit(GLM, torch.bfloat16, "exact", 10 * GIB, 72 * GIB)
+
+
+def test_no_memory_holds_nothing() -> None:
+    assert tokens_fit(GLM, torch.bfloat16, "exact", 0) == 0
+
+
+@FORMATS
+@pytest.mark.parametrize("card_bytes", [3_000_000, 4_567_890, 20_000_000])
+def test_what_is_promised_is_what_is_allocated(decoder: Decoder, format: Format, card_bytes: int) -> None:
+    arenas = allocate(decoder, MemoryOptions(format), card_bytes)
+    pool = PagePool(arenas)
+    assert arenas.format == format
+    assert arenas.host is None  # beside a CPU there is no other memory
+    assert pool.bytes_total <= card_bytes
+    assert pool.bytes_total > card_bytes - arenas.exact.page_bytes - arenas.body.page_bytes
+    promised = tokens_fit(decoder.shape, decoder.dtype, format, card_bytes)
+    assert pool.tokens_fit == promised
+    assert pool.fits(promised - 1, 1)
+    assert fits_in(decoder, arenas)[format] == min(promised, decoder.window)
+    assert arenas.body.page_bytes == PAGE * bytes_per_token(decoder.shape, decoder.dtype, format)
+
+
+def test_the_format_is_chosen_by_what_a_window_needs(decoder: Decoder) -> None:
+    exact = (decoder.window + 2 * PAGE) * bytes_per_token(decoder.shape, decoder.dtype, "exact")
+    formats = [allocate(decoder, MemoryOptions(), exact // part).format for part in (1, 2, 20)]
+    assert formats == ["exact", "fp8", "int4"]
+
+
+def test_a_refusal_tells_in_which_format_the_document_would_fit() -> None:
+    error = PromptTooLong(500, 100, {"exact": 100, "fp8": 400, "int4": 800})
+    assert "500 tokens and 100 fit" in str(error)
+    assert "800 in int4" in str(error)
+    assert "fp8" not in str(error)

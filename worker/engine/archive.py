@@ -1,0 +1,218 @@
+"""Between the arenas and the disk: what was read is kept for later, and fetched instead of being read again.
+
+An extent holds the pages of one chunk, and the last one the document's end too, so that a read goes on
+exactly where the interrupted one would have.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from worker.engine.errors import SnapshotDamaged
+from worker.engine.formats import PAGE
+from worker.engine.kv import Arena
+from worker.engine.pool import Arenas, PagePool, Prefix
+from worker.engine.runs import Run, joined
+from worker.engine.snapshots import ExtentRef, SnapshotStore, end_key
+
+logger = logging.getLogger(__name__)
+
+_SHORTEST = 1_024  # tokens; below this, reading again costs nothing
+_LOADED_AHEAD = 3
+_PATIENCE_S = 0.05
+_PAGES_AT_ONCE = 16  # their copy on the card is small beside what it holds anyway
+
+
+@dataclass(slots=True, eq=False)
+class _Copying:
+    """Pages on their way from an arena to the store."""
+
+    prefix: Prefix
+    start: int
+    stop: int
+    room: Tensor
+    size: int
+    done: torch.cuda.Event | None
+
+
+@dataclass(slots=True, eq=False)
+class _Fetching:
+    """A prefix on its way from the store to the arenas."""
+
+    refs: deque[ExtentRef]
+    loading: deque[tuple[ExtentRef, Tensor, Future[None]]] = field(default_factory=deque)
+
+
+class Archive:
+    """Called by the engine's thread only; the disk is touched by others."""
+
+    def __init__(
+        self, store: SnapshotStore, pool: PagePool, arenas: Arenas, *, extent_pages: int, pinned: bool
+    ) -> None:
+        """`extent_pages`: how many are stored at once. `pinned`: whether the pages stand on a card."""
+        self._store = store
+        self._pool = pool
+        self._arenas = arenas
+        self._extent_pages = extent_pages
+        self._pinned = pinned
+        self._keeping: list[Prefix] = []
+        self._copying: _Copying | None = None
+        self._fetching: dict[Prefix, _Fetching] = {}
+        self._rooms: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
+        self._rooms_made = 0
+        self._loaders = ThreadPoolExecutor(_LOADED_AHEAD, "archive")
+
+    def keep(self, prefix: Prefix) -> None:
+        """Have `prefix` stored, as far as it is read and while it is held."""
+        if prefix not in self._keeping and len(prefix.ids) >= _SHORTEST:
+            self._keeping.append(prefix)
+
+    def work(self, *, patient: bool = False) -> bool:
+        """Take the next small step of storing; False when there is nothing to do until more is read.
+
+        `patient`: wait a moment for memory that is still being written to the disk.
+        """
+        if self._copying is not None:
+            self._hand_over(self._copying)
+        self._keeping = [
+            prefix for prefix in self._keeping if prefix.held and prefix.kept < _chain_length(prefix)
+        ]
+        return any(self._copy(prefix, _PATIENCE_S if patient else 0) for prefix in self._keeping)
+
+    def fetch(self, prefix: Prefix) -> int:
+        """Bring the next stored part of an incomplete prefix; how many tokens, 0 when nothing is stored."""
+        if prefix not in self._fetching:
+            self._forget_dropped()
+            refs = self._store.find(_chain(prefix)) if len(prefix.ids) >= _SHORTEST else []
+            self._fetching[prefix] = _Fetching(deque(refs))
+            prefix.kept = max(prefix.kept, refs[-1].stop if refs else 0)
+        fetching = self._fetching[prefix]
+        while fetching.refs and fetching.refs[0].stop * PAGE <= prefix.read:
+            fetching.refs.popleft()  # read anew, while there was no room to load it
+        while len(fetching.loading) < _LOADED_AHEAD and fetching.refs and (room := self._room()) is not None:
+            ref = fetching.refs.popleft()
+            view = _bytes(room, ref.extent.payload_bytes)
+            fetching.loading.append((ref, room, self._loaders.submit(self._store.load, ref, [view])))
+        if not fetching.loading:
+            return 0
+        ref, room, loaded = fetching.loading.popleft()
+        try:
+            loaded.result()
+            return self._place(prefix, ref, room)
+        except SnapshotDamaged:
+            self._give_up(fetching)
+            prefix.kept = min(prefix.kept, ref.start)
+            return 0
+        finally:
+            self._rooms.put(room)
+
+    def close(self) -> None:
+        """Store what is on its way."""
+        if self._copying is not None:
+            self._hand_over(self._copying)
+        self._loaders.shutdown()
+        self._store.close()
+
+    def _hand_over(self, copying: _Copying) -> None:
+        if copying.done is not None:
+            copying.done.synchronize()
+        self._copying = None
+        room = copying.room
+
+        def done(stored: bool) -> None:
+            self._rooms.put(room)
+
+        chain = _chain(copying.prefix)
+        if self._store.save(chain, copying.start, copying.stop, [_bytes(room, copying.size)], done):
+            copying.prefix.kept = copying.stop
+        else:
+            self._rooms.put(room)
+            self._keeping.remove(copying.prefix)  # the queue is full, or the beginning is gone
+
+    def _copy(self, prefix: Prefix, wait_s: float) -> bool:
+        """Start to copy the next extent, if it is read, as soon as there is room for it."""
+        start, pages = prefix.kept, len(prefix.pages)
+        stop = min((start // self._extent_pages + 1) * self._extent_pages, pages)
+        if stop == pages and prefix.complete:
+            stop += 1  # the end
+        elif stop * PAGE > prefix.read or stop == pages:
+            return False
+        if (room := self._room(wait_s)) is None:
+            return wait_s > 0
+        size = 0
+        for arena, run in _runs(prefix, start, stop):
+            data = room[size : size + run.pages * arena.page_bytes]
+            data.copy_(arena.pages(run).flatten(), non_blocking=True)
+            size += len(data)
+        event = torch.cuda.current_stream().record_event() if self._pinned else None
+        self._copying = _Copying(prefix, start, stop, room, size, event)
+        return True
+
+    def _place(self, prefix: Prefix, ref: ExtentRef, room: Tensor) -> int:
+        """Copy what was loaded to where it belongs."""
+        before, position = prefix.read, 0
+        for arena, run in _runs(prefix, ref.extent.start, ref.stop):
+            data = room[position : position + run.pages * arena.page_bytes]
+            arena.set_pages(run, data.view(run.pages, -1))
+            position += len(data)
+        if self._pinned:
+            torch.cuda.current_stream().synchronize()  # `room` is filled again
+        end = len(prefix.ids) if ref.stop > len(prefix.pages) else ref.stop * PAGE
+        self._pool.advance(prefix, end - before)
+        return end - before
+
+    def _give_up(self, fetching: _Fetching) -> None:
+        fetching.refs.clear()
+        for _, room, loading in fetching.loading:
+            loading.exception()
+            self._rooms.put(room)
+        fetching.loading.clear()
+
+    def _forget_dropped(self) -> None:
+        for prefix in [prefix for prefix in self._fetching if not prefix.held or prefix.complete]:
+            self._give_up(self._fetching.pop(prefix))
+
+    def _room(self, wait_s: float = 0) -> Tensor | None:
+        """Memory for one extent; None while all of it is in use."""
+        try:
+            made = self._rooms_made > _LOADED_AHEAD
+            return self._rooms.get(block=made and wait_s > 0, timeout=wait_s or None)
+        except queue.Empty:
+            if made:
+                return None
+        self._rooms_made += 1
+        exact, body = (arena.page_bytes for arena in (self._arenas.exact, self._arenas.body))
+        size = self._extent_pages * body + 3 * exact  # the first page and the end are exact
+        return torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
+
+
+def _chain(prefix: Prefix) -> list[bytes]:
+    return [*prefix.keys, end_key(prefix.ids)]
+
+
+def _chain_length(prefix: Prefix) -> int:
+    return len(prefix.keys) + 1
+
+
+def _runs(prefix: Prefix, start: int, stop: int) -> Iterator[tuple[Arena, Run]]:
+    """Where the members of a prefix's chain stand, in order, a few pages at a time."""
+    for arena, pages in groupby(prefix.pages[start:stop], lambda page: page.arena):
+        for run in joined(page.index for page in pages):
+            for first in range(run.start, run.end, _PAGES_AT_ONCE):
+                yield arena, Run(first, min(_PAGES_AT_ONCE, run.end - first))
+    if stop > len(prefix.pages):
+        for span in prefix.end:
+            yield span.arena, Run(span.start // PAGE, -(-span.tokens // PAGE))
+
+
+def _bytes(room: Tensor, size: int) -> memoryview:
+    return memoryview(room[:size].numpy())  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""The memory for keys and values: how much, in which format, and what fits into it."""
+
+from __future__ import annotations
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from worker.engine.decoder import Decoder
+from worker.engine.formats import PAGE, packed_format
+from worker.engine.kv import ExactArena, PackedArena, Shape
+from worker.engine.pool import Arenas
+from worker.engine.types import Format, MemoryOptions
+
+FORMATS: tuple[Format, ...] = ("exact", "fp8", "int4")
+
+_EXACT_SHARE = 8  # of a packed budget one part in so many is exact: first pages, ends, suffixes and answers
+_EXACT_TOKENS = 65_536  # and no more than that
+_EXACT_PAGES = 8  # and no fewer: a document needs four for its first page, its end and a short answer
+
+
+def bytes_per_token(shape: Shape, dtype: torch.dtype, format: Format) -> int:
+    """In the pages of a document."""
+    if format == "exact":
+        return 2 * shape.layers * shape.kv_heads * shape.dim * dtype.itemsize
+    return packed_format(format, shape.kv_heads, shape.dim).bytes_per_token(shape.layers)
+
+
+def tokens_fit(shape: Shape, dtype: torch.dtype, format: Format, card_bytes: int, host_bytes: int = 0) -> int:
+    """How long a document may be."""
+    body = bytes_per_token(shape, dtype, format) * PAGE
+    pages = (card_bytes - _exact_bytes(shape, dtype, format, card_bytes)) // body + host_bytes // body
+    return max(0, pages - 2) * PAGE
+
+
+def choose(shape: Shape, dtype: torch.dtype, window: int, card_bytes: int) -> Format:
+    """The most exact format in which a whole window fits on the card, else the smallest there is."""
+    for format in _possible(shape):
+        if tokens_fit(shape, dtype, format, card_bytes) >= window:
+            break
+    return format
+
+
+def allocate(decoder: Decoder, options: MemoryOptions, card_bytes: int) -> Arenas:
+    """All memory at once; none of the computer's where there is no card beside it."""
+    shape, dtype, device = decoder.shape, decoder.dtype, decoder.device
+    format = options.format
+    if format == "auto":
+        format = choose(shape, dtype, decoder.window, card_bytes)
+    body = bytes_per_token(shape, dtype, format) * PAGE
+    host_bytes = options.host_bytes
+    if host_bytes is None:
+        missing = decoder.window - tokens_fit(shape, dtype, format, card_bytes)
+        host_bytes = min(max(0, missing) * body // PAGE, psutil.virtual_memory().available // 4)
+    host_pages = host_bytes // body if device.type == "cuda" else 0
+    exact_bytes = _exact_bytes(shape, dtype, format, card_bytes)
+    if format == "exact":
+        return Arenas(
+            format,
+            ExactArena(shape, card_bytes // body, device=device, dtype=dtype),
+            host=ExactArena(shape, host_pages, dtype=dtype, pin_memory=True) if host_pages else None,
+        )
+    packed = packed_format(format, shape.kv_heads, shape.dim)
+    exact_pages = exact_bytes // (bytes_per_token(shape, dtype, "exact") * PAGE)
+    return Arenas(
+        format,
+        ExactArena(shape, exact_pages, device=device, dtype=dtype),
+        PackedArena(shape, packed, (card_bytes - exact_bytes) // body, device=device),
+        PackedArena(shape, packed, host_pages, pin_memory=True) if host_pages else None,
+    )
+
+
+def fits_in(decoder: Decoder, arenas: Arenas) -> dict[str, int]:
+    """How long a prompt may be in each format, in the same memory and within the window."""
+    card = sum(arena.page_bytes * arena.runs.pages for arena in (arenas.exact, arenas.packed) if arena)
+    host = arenas.host.page_bytes * arenas.host.runs.pages if arenas.host else 0
+    return {
+        format: min(decoder.window, tokens_fit(decoder.shape, decoder.dtype, format, card, host))
+        for format in _possible(decoder.shape)
+    }
+
+
+def _possible(shape: Shape) -> list[Format]:
+    rotates = shape.dim >= 32 and shape.dim & (shape.dim - 1) == 0
+    return [format for format in FORMATS if format != "int4" or rotates]
+
+
+def _exact_bytes(shape: Shape, dtype: torch.dtype, format: Format, card_bytes: int) -> int:
+    """How much of a packed budget holds exact pages."""
+    if format == "exact":
+        return 0
+    page = bytes_per_token(shape, dtype, "exact") * PAGE
+    pages = max(_EXACT_PAGES, min(_EXACT_TOKENS // PAGE, card_bytes // _EXACT_SHARE // page))
+    return min(pages, card_bytes // page) * page
