@@ -36,7 +36,7 @@ class Citation(TypedDict):
     """A quotation and where it was found; `page`, `start` and `end` are null when it was not."""
 
     quote: str
-    document_id: str
+    document_id: str | None
     page: int | None
     place: str
     label: str | None

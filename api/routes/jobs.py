@@ -11,7 +11,14 @@ from api.answers import DeliveryList, JobList, JobQuery, Result
 from api.events import Mark, events, shown
 from api.examples import JOB, NEW_JOBS, RESULT
 from api.openapi import operation
-from api.problems import InvalidPreviousJob, InvalidRequest, InvalidSchema, TooManyStreams, WebhookRefused
+from api.problems import (
+    InvalidPreviousJob,
+    InvalidRequest,
+    InvalidSchema,
+    ToolRefused,
+    TooManyStreams,
+    WebhookRefused,
+)
 from api.request import Request
 from api.services import services
 from jobs.errors import (
@@ -26,7 +33,7 @@ from jobs.errors import (
 from jobs.objects import Delivery, Job
 from jobs.page import Page
 from jobs.params import NewJob
-from jobs.status import FINAL, Kind, Status
+from jobs.status import FINAL, Status
 from jobs.tables import JobRow
 from worker.engine.errors import UnsupportedSchema
 from worker.errors import InstructionTooLong
@@ -53,6 +60,7 @@ LOOK_AGAIN_S = 1
     InvalidRequest,
     InvalidSchema,
     QueueFull,
+    ToolRefused,
     UnsupportedSchema,
     WebhookRefused,
     responses={200: {"description": "With `Prefer: wait`: the job ended meanwhile."}},
@@ -95,9 +103,7 @@ def get_result(job_id: str) -> Result:
     row = services().record.ledger.get(job_id)
     if row.status != Status.COMPLETED or row.result is None:
         raise ResultNotReady(f"The job is {row.status} and has no result.")
-    return Result(
-        job_id=row.id, kind=Kind(row.kind), result=row.result, coverage=row.coverage, usage=row.usage
-    )
+    return Result(job_id=row.id, kind=row.kind, result=row.result, coverage=row.coverage, usage=row.usage)
 
 
 @blueprint.post("/<job_id>/cancel")
