@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from worker.engine import JsonSchemaMask, Sampling, Turn
+from worker.engine import JsonSchemaMask, Sampling, Turn, UnsupportedSchema
 from worker.errors import OutputCutOff
 from worker.reader import Reader
 from worker.section import Section
 
 #: Tokens kept free of what there is for instruction and answer.
 _SPARE = 64
+#: Characters of a text and items of a list in an object that is kept short.
+_TEXT, _ITEMS = 120, 6
+#: What is under these is a value, not a schema.
+_VALUES = frozenset({"const", "enum", "default", "examples", "required"})
+
+
+@dataclass(frozen=True, slots=True)
+class Dictated:
+    """An object, and whether it had to be kept short to come to an end."""
+
+    value: dict[str, Any]
+    shortened: bool = False
 
 
 def dictate(
@@ -24,18 +36,61 @@ def dictate(
     sampling: Sampling,
     *,
     limit: int | None = None,
-) -> dict[str, Any]:
+) -> Dictated:
     """The object that the model writes about a section, pieces of `sampling.max_tokens` joined.
 
     Nothing is mended: a piece goes on at the very character where the one before it ended, under the grammar
-    in the state that it had reached. `limit`: tokens of the whole; by default, what there is room for.
+    in the state that it had reached. `limit`: tokens of the whole. Without one there is what the model has
+    room for, and an object that has no end there (a weak model that repeats itself) is written once more
+    under `shortened(schema)`.
 
     Raises:
         OutputCutOff: it was not complete within the limit.
     """
     tokenizer = reader.engine.tokenizer
     asked = sum(tokenizer.count(turn.text) for turn in turns)
-    left = limit or max(sampling.max_tokens, reader.room - asked - _SPARE)
+    room = max(sampling.max_tokens, reader.room - asked - _SPARE)
+    if limit is not None:
+        return Dictated(_whole(reader, section, turns, schema, sampling=sampling, left=limit))
+    try:
+        return Dictated(_whole(reader, section, turns, schema, sampling=sampling, left=room))
+    except OutputCutOff as exc:
+        try:
+            short = _whole(reader, section, turns, shortened(schema), sampling=sampling, left=room)
+        except UnsupportedSchema:  # its parts contradict each other once they are closed
+            raise exc from None
+        return Dictated(short, shortened=True)
+
+
+def shortened(schema: Any) -> Any:
+    """A schema that allows less than `schema` does, in which texts, lists and open objects come to an end."""
+    if isinstance(schema, list):
+        return [shortened(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    short = {name: part if name in _VALUES else shortened(part) for name, part in schema.items()}
+    kinds = schema.get("type", ())
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if not isinstance(kinds, list | tuple) or not _VALUES.isdisjoint(schema):
+        return short
+    if "string" in kinds and not {"pattern", "format"} & schema.keys():
+        short["maxLength"] = min(schema.get("maxLength", _TEXT), max(_TEXT, schema.get("minLength", 0)))
+    if "array" in kinds:
+        short["maxItems"] = min(schema.get("maxItems", _ITEMS), max(_ITEMS, schema.get("minItems", 0)))
+    if "object" in kinds and schema.get("properties") and "minProperties" not in schema:
+        short["additionalProperties"] = False
+    return short
+
+
+def _whole(
+    reader: Reader,
+    section: Section,
+    turns: Sequence[Turn],
+    schema: dict[str, Any],
+    *,
+    sampling: Sampling,
+    left: int,
+) -> dict[str, Any]:
     written = ""
     while left > 0:
         piece = min(sampling.max_tokens, left)
@@ -44,7 +99,7 @@ def dictate(
             section,
             turns,
             replace(sampling, max_tokens=piece),
-            mask=JsonSchemaMask(schema, tokenizer, written),
+            mask=JsonSchemaMask(schema, reader.engine.tokenizer, written),
             answer_start=written,
             draft=0,
         )

@@ -9,16 +9,18 @@ from flask import Response, request
 
 from api.answers import DeliveryList, JobList, JobQuery, Result
 from api.events import Mark, events, shown
-from api.examples import JOB, NEW_JOBS, RESULT
+from api.examples import JOB, NEW_JOBS, QUOTE, RESULT
 from api.openapi import operation
 from api.problems import (
     InvalidPreviousJob,
     InvalidRequest,
     InvalidSchema,
+    TextNotReady,
     ToolRefused,
     TooManyStreams,
     WebhookRefused,
 )
+from api.quote import Quote, quote
 from api.request import Request
 from api.services import services
 from jobs.errors import (
@@ -39,6 +41,8 @@ from worker.engine.errors import UnsupportedSchema
 from worker.errors import InstructionTooLong
 
 blueprint = APIBlueprint("jobs", __name__, url_prefix="/v1/jobs", tag="Jobs")
+
+quotes = APIBlueprint("quotes", __name__, url_prefix="/v1/quote", tag="Jobs")
 
 STREAM = (
     "Events `job` (data: the job, whenever its version changed) and `text` (data: `{offset, text}`, what was "
@@ -85,6 +89,27 @@ def list_jobs(query: JobQuery) -> JobList:
     """List jobs, newest first."""
     page = services().record.ledger.page(**dict(query))
     return JobList.of(page, Job.of)
+
+
+@quotes.post("")
+@operation(
+    DocumentFailed,
+    DocumentNotFound,
+    InstructionTooLong,
+    InvalidPreviousJob,
+    InvalidRequest,
+    InvalidSchema,
+    TextNotReady,
+    ToolRefused,
+    UnsupportedSchema,
+    WebhookRefused,
+)
+@quotes.input(NewJob, arg_name="new", examples=NEW_JOBS)
+@quotes.output(Quote, example=QUOTE)
+def create_quote(new: NewJob) -> Quote:
+    """Ask what a job would take: tokens, whether they fit, seconds. Nothing is queued."""
+    services().admission.check(new, new.document_ids)
+    return quote(services().record, new, new.document_ids)
 
 
 @blueprint.get("/<job_id>")

@@ -136,7 +136,7 @@ def _documents(job: Assignment) -> Result:
     found: dict[str, dict[str, Any]] = {}
     for section in job.sections:
         value = dictate(job.reader, section, turns, DIFFERENCES, sampling, limit=job.params.max_tokens)
-        new = [entry for entry in value["differences"] if entry["difference"] not in found]
+        new = [entry for entry in value.value["differences"] if entry["difference"] not in found]
         cited = job.reader.together(
             [partial(_both_sides, job, section, turns, entry["difference"]) for entry in new]
         )

@@ -46,15 +46,18 @@ def run(job: Assignment) -> Result:
     )
     turns = [Turn("user", instruction)]
     sampling = replace(job.sampling(PIECE), repetition_penalty=1.0)  # keys and numbers do repeat
-    found = [
+    dictated = [
         (section, dictate(job.reader, section, turns, schema, sampling, limit=params.max_tokens))
         for section in job.sections
     ]
     job.reader.checking()
+    found = [(section, one.value) for section, one in dictated]
     fields = _merged(found, Draft202012Validator(schema))
+    cut_off = any(one.shortened for _, one in dictated)
     answers = job.reader.together(
         [partial(_answer, job, section, turns, name, value) for name, (section, value) in fields.items()]
     )
+    answers = [replace(answer, cut_off=cut_off) for answer in answers]
     return Result(answers, {name: value for name, (_, value) in fields.items()})
 
 
