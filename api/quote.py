@@ -15,7 +15,7 @@ from jobs.params import Work
 from jobs.record import Record
 from jobs.status import DocumentStatus, Status
 from jobs.tables import DocumentRow, JobRow, WorkerRow
-from worker.reader import room_for_answers
+from worker.room import room_for_answers
 
 #: Finished jobs that are looked at for what documents like these took.
 REMEMBERED = 100

@@ -22,7 +22,8 @@ from worker.heart import Heart
 from worker.kinds import RUN, own
 from worker.library import Layout, Library
 from worker.prompts import Prompts
-from worker.reader import Reader, Tally, deadline_in, room_for_answers
+from worker.reader import Reader, Tally, deadline_in
+from worker.room import room_for_answers
 from worker.tools import Caller, Desk
 
 log = structlog.get_logger()

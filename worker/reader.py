@@ -27,6 +27,7 @@ from worker.engine import (
 )
 from worker.engine.types import FinishReason
 from worker.errors import InstructionTooLong
+from worker.room import room_for_answers
 from worker.section import Section
 
 Made = TypeVar("Made")
@@ -256,11 +257,6 @@ class Reader:
         else:
             tally.read_s += usage.read_s
             tally.write_s += usage.write_s
-
-
-def room_for_answers(fits: int) -> int:
-    """Tokens kept free for instruction and answer; the same for every job, so that all share one reading."""
-    return min(max(fits // 4, 256), 16_384)
 
 
 def deadline_in(seconds: float) -> float:
