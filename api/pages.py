@@ -16,12 +16,13 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from api.problems import ApiError, InvalidRequest, TextNotReady, answer
+from api.quote import quote
 from api.services import services
 from api.upload import Upload
 from jobs.errors import DocumentFailed, NotFound, RecordError
 from jobs.objects import Document, Job, Worker
-from jobs.params import NewJob, schema_of_fields
-from jobs.status import FINAL
+from jobs.params import NewJob, Work, schema_of_fields
+from jobs.status import FINAL, DocumentStatus, Kind
 from jobs.tables import JobRow
 from parsers.document import Document as Text
 from worker.engine.errors import EngineError
@@ -116,7 +117,14 @@ def documents() -> ResponseReturnValue:
 
 def document(document_id: str) -> ResponseReturnValue:
     """One document: what was found in the file."""
-    return _page("document.html", document=Document.of(services().record.documents.get(document_id)))
+    record = services().record
+    found = Document.of(record.documents.get(document_id))
+    told = (
+        quote(record, Work(kind=Kind.SUMMARIZE), [document_id])
+        if found.status == DocumentStatus.READY
+        else None
+    )
+    return _page("document.html", document=found, quote=told)
 
 
 def page(document_id: str, number: int) -> ResponseReturnValue:

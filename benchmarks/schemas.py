@@ -41,9 +41,9 @@ TEXT = (
     "Harrow Bay Pumping Station, log of the keeper. The pump house was built in 1931 for £4,200 by Orme. "
     "The first keeper was Edna Vale. On 3 March 1936 the north pump failed, and Tom Reed replaced its belt."
 )
-#: Tokens of a piece of an object, and memory that leaves room for two or three.
+#: Tokens of a piece of an object, and memory that leaves room for four.
 PIECE = 96
-KV_BYTES = 110 << 20
+KV_BYTES = 150 << 20
 _WORDS = "name year price status owner items place height notes kind code tags history contact".split()  # noqa: SIM905
 
 
@@ -114,7 +114,7 @@ def tried(engine: Engine, section: Section, schema: dict[str, Any]) -> dict[str,
     if reason := refusal(schema):
         return {"outcome": "refused", "reason": reason.splitlines()[0][:200]}
     began = time.perf_counter()
-    reader = Reader(engine, [section], deadline_in(120))
+    reader = Reader(engine, [section], deadline_in(600))
     prompt = Prompts().fill("extract", instruction="", schema=json.dumps(schema)[:1_200])
     try:
         said = dictate(reader, section, [Turn("user", prompt)], schema, Sampling(max_tokens=PIECE))
@@ -131,7 +131,8 @@ def tried(engine: Engine, section: Section, schema: dict[str, Any]) -> dict[str,
 
 
 def measure(folders: list[Path], reals: int, made: int) -> dict[str, Any]:
-    schemas = list(real(folders))[:reals] + [(f"generated {seed}", generated(seed)) for seed in range(made)]
+    schemas = [(f"generated {seed}", generated(seed)) for seed in range(made)]
+    schemas += list(real(folders))[:reals]
     engine = load_engine(cache_dir=Settings().cache, device="cpu", kv_budget_bytes=KV_BYTES)
     section = Section("You answer from the text.", engine.tokenizer)
     section.add(0, 0, "", TEXT)

@@ -15,7 +15,8 @@ from worker.section import Section
 #: Tokens kept free of what there is for instruction and answer.
 _SPARE = 64
 #: Characters of a text and items of a list in an object that is kept short.
-_TEXT, _ITEMS = 120, 6
+_TEXT, _ITEMS = 60, 3
+_PLAIN = {"type": ["string", "number", "boolean", "null"], "maxLength": _TEXT}
 #: What is under these is a value, not a schema.
 _VALUES = frozenset({"const", "enum", "default", "examples", "required"})
 
@@ -70,16 +71,29 @@ def shortened(schema: Any) -> Any:
         return schema
     short = {name: part if name in _VALUES else shortened(part) for name, part in schema.items()}
     kinds = schema.get("type", ())
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    if not isinstance(kinds, list | tuple) or not _VALUES.isdisjoint(schema):
+    if not isinstance(kinds, str | list) or not {"const", "enum"}.isdisjoint(schema):
         return short
     if "string" in kinds and not {"pattern", "format"} & schema.keys():
-        short["maxLength"] = min(schema.get("maxLength", _TEXT), max(_TEXT, schema.get("minLength", 0)))
+        most = max(_TEXT, schema.get("minLength", 0))
+        short["maxLength"] = min(schema.get("maxLength", most), most)
     if "array" in kinds:
-        short["maxItems"] = min(schema.get("maxItems", _ITEMS), max(_ITEMS, schema.get("minItems", 0)))
-    if "object" in kinds and schema.get("properties") and "minProperties" not in schema:
-        short["additionalProperties"] = False
+        most = max(_ITEMS, schema.get("minItems", 0))
+        short["maxItems"] = min(schema.get("maxItems", most), most)
+    if "object" in kinds and not {"minProperties", "maxProperties"} & schema.keys():
+        short |= _closed(short)
     return short
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Of an object: the properties it needs and a few more; of one that may have any, a few plain ones."""
+    properties, needed = schema.get("properties", {}), schema.get("required", [])
+    if not properties:
+        values = schema.get("additionalProperties")
+        few = {} if needed else {"maxProperties": _ITEMS}
+        return few | ({} if isinstance(values, dict) else {"additionalProperties": _PLAIN})
+    more = [name for name in properties if name not in needed][:_ITEMS]
+    kept = {name: part for name, part in properties.items() if name in needed or name in more}
+    return {"properties": kept} | ({"additionalProperties": False} if kept.keys() >= set(needed) else {})
 
 
 def _whole(
