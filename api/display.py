@@ -92,6 +92,8 @@ class Display:
         self.data(job)
         for answer in job["result"]["answers"] if job["result"] else []:
             self.answer(answer)
+        for number, change in enumerate(told_changes(job), start=1):
+            self.line(change_line(number, change))
         if job["error"]:
             self.fail(
                 f"The job {job['id']} {job['status']} ({job['error']['code']}): {job['error']['message']}"
@@ -108,6 +110,8 @@ class Display:
         self.line(clean(answer["text"]))
         if answer.get("cut_off"):
             self.line(Text("  (it reached its limit here: raise max_tokens)", style="yellow"))
+        if answer.get("found") is False:
+            self.line(Text("  (not in the document)", style="yellow"))
         for number, citation in enumerate(answer["citations"], start=1):
             style = "" if citation["verified"] else "yellow"
             self.line(Text(f"  {citation_line(number, citation)}", style=style))
@@ -188,6 +192,20 @@ def citation_line(number: int, citation: Citation) -> str:
     printed = citation["label"] not in {None, str(citation["page"])}
     label = f" (printed {citation['label']})" if printed else ""
     return f"[{number}] {citation['place']}{label} ✓ “{short}”"
+
+
+def told_changes(job: Job) -> list[dict[str, Any]]:
+    """The changes that a comparison of versions found, without those that are but renumbered."""
+    data = (job["result"]["data"] if job["result"] else None) or {}
+    return [change for change in data.get("changes", []) if change["kind"] != "renumbered"]
+
+
+def change_line(number: int, change: Mapping[str, Any]) -> str:
+    """`[3] changed, page 4 → page 5: within [-thirty-]{+sixty+} days`"""
+    marks = {"-": "[-{}-]", "+": "{{+{}+}}", "=": "{}"}
+    words = "".join(marks[op].format(clean(run)) for op, run in change["words"])
+    places = " → ".join(side["place"] for side in (change["before"], change["after"]) if side)
+    return f"[{number}] {change['kind']}, {places}: {' '.join(words.split())}"
 
 
 def quote_line(worker: WorkerQuote) -> str:

@@ -21,9 +21,6 @@ Match = Literal["exact", "normalized", "close", "none"]
 
 #: Below this likeness (0 to 100, normalized indel similarity) a quotation counts as invented.
 CLOSE_ENOUGH = 90.0
-#: Share of its trigrams that a passage so close keeps at least: of a hundred characters 18 may be missing,
-#: and each takes three trigrams with it.
-_SHARED = 0.43
 _QUOTED = re.compile(r"[“\"„«]([^“”\"„«»\n]{20,600})[”\"“»]|「([^」\n]{6,300})」|『([^』\n]{6,300})』")
 
 
@@ -103,15 +100,12 @@ def _closest(quote: str, wanted: str, sources: Sequence[Source]) -> Citation:
     best: tuple[float, Source, Span] | None = None
     for source in sources if len(wanted) >= SHORTEST else ():
         text, offsets = source.squeezed
-        for place in source.trigrams.places(wanted, shared=_SHARED):
-            room = len(wanted) // 4 + 1
-            start = max(0, place - room)
-            near = text[start : place + len(wanted) + room]
-            found = fuzz.partial_ratio_alignment(wanted, near, score_cutoff=best[0] if best else CLOSE_ENOUGH)
-            if found is None or found.dest_end <= found.dest_start or (best and found.score <= best[0]):
-                continue
-            first, last = int(offsets[start + found.dest_start]), int(offsets[start + found.dest_end - 1])
-            best = found.score, source, Span(first, last + 1)
+        if len(text) < len(wanted):
+            continue
+        found = fuzz.partial_ratio_alignment(wanted, text, score_cutoff=best[0] if best else CLOSE_ENOUGH)
+        if found is not None and found.dest_end > found.dest_start:
+            span = Span(int(offsets[found.dest_start]), int(offsets[found.dest_end - 1]) + 1)
+            best = found.score, source, span
     if best is None:
         return Citation(
             quote=quote, document_id=None, page=None, place=None, label=None, start=None, end=None,

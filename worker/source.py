@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import parsers
-from worker.trigrams import Trigrams
 
 #: Left out when two texts are compared loosely: blanks, and what line breaks and typesetting put in.
 _LOOSE = np.array([chr(code).isspace() or chr(code) in "-‐‑‒–—\u00ad\u200b" for code in range(0x3100)])
@@ -60,11 +59,6 @@ class Source:
     def squeezed(self) -> tuple[str, NDArray[np.int64]]:
         """`text` as `squeeze` leaves it."""
         return squeeze(self.text)
-
-    @cached_property
-    def trigrams(self) -> Trigrams:
-        """Those of `squeezed`."""
-        return Trigrams(self.squeezed[0])
 
     def page_at(self, offset: int) -> int:
         """Index of the page that holds a character of `text`."""
