@@ -16,6 +16,8 @@ from worker.section import Section
 _SPARE = 64
 #: Characters of a text and items of a list in an object that is kept short.
 _TEXT, _ITEMS = 60, 3
+#: Characters of a text that has a form; greatest number, and none finer than a hundredth.
+_MATCHED, _NUMBER = 200, 10**12
 _PLAIN = {"type": ["string", "number", "boolean", "null"], "maxLength": _TEXT}
 #: What is under these is a value, not a schema.
 _VALUES = frozenset({"const", "enum", "default", "examples", "required"})
@@ -73,9 +75,12 @@ def shortened(schema: Any) -> Any:
     kinds = schema.get("type", ())
     if not isinstance(kinds, str | list) or not {"const", "enum"}.isdisjoint(schema):
         return short
-    if "string" in kinds and not {"pattern", "format"} & schema.keys():
-        most = max(_TEXT, schema.get("minLength", 0))
+    if "string" in kinds:
+        most = max(_MATCHED if {"pattern", "format"} & schema.keys() else _TEXT, schema.get("minLength", 0))
         short["maxLength"] = min(schema.get("maxLength", most), most)
+    if "number" in kinds or "integer" in kinds:
+        finest = {"multipleOf": 0.01} if "number" in kinds else {}
+        short = {"minimum": -_NUMBER, "maximum": _NUMBER, **finest} | short
     if "array" in kinds:
         most = max(_ITEMS, schema.get("minItems", 0))
         short["maxItems"] = min(schema.get("maxItems", most), most)

@@ -28,6 +28,9 @@ def allows(schema: dict[str, Any], value: Any) -> bool:
         ({"type": "object", "properties": {"a": TEXT}}, {"a": "b", "c": "d"}, {"a": "b"}),
         ({"type": "object"}, {"a": "x" * 61}, {"a": "x"}),
         ({"type": "object", "additionalProperties": TEXT}, dict.fromkeys("abcd", ""), {"a": ""}),
+        ({"type": "number"}, 0.123, 0.5),
+        ({"type": ["integer", "null"]}, 10**13, 10**12),
+        ({"type": "string", "pattern": "^x*$"}, "x" * 201, "x" * 200),
         ({"anyOf": [TEXT, {"type": "integer"}]}, "x" * 61, 7),
     ],
 )

@@ -14,7 +14,7 @@ from jobs.params import NewJob
 from jobs.record import Record, open_record
 from jobs.tables import Base
 from settings import Settings
-from worker.engine import FakeEngine
+from worker.engine import FakeEngine, NotFinite
 from worker.prompts import Prompts
 
 
@@ -228,10 +228,10 @@ def test_a_kind_whose_prompt_is_gone_fails_with_its_code(record: Record) -> None
     assert job.error.code == "unknown_kind"
 
 
-def test_questions_written_together_are_all_cancelled_by_one_error(record: Record) -> None:
+def test_an_error_in_one_of_many_questions_ends_the_job(record: Record) -> None:
     def answer(prompt: str) -> str:
         if "Question 3?" in prompt:
-            raise RuntimeError("a bug")
+            raise NotFinite
         return "Fine."
 
     new = NewJob.model_validate(
@@ -243,4 +243,4 @@ def test_questions_written_together_are_all_cancelled_by_one_error(record: Recor
     )
     row, _ = record.ledger.add(new)
     pipeline(record, FakeEngine(answer)).read(row.id)
-    assert (record.ledger.get(row.id).error or {})["code"] == "internal_error"
+    assert (record.ledger.get(row.id).error or {})["code"] == "not_finite_logits"
