@@ -156,9 +156,8 @@ class Assignment:
         desk, tokenizer = self.desk, self.reader.engine.tokenizer
         turns = desk.introduced(turns, self.prompts, tokenizer)
         for _ in range(desk.rounds):
-            written = self.reader.write(
-                section, turns, Sampling(max_tokens=CALL_LIMIT), mask=desk.mask(tokenizer)
-            )
+            limit = min(CALL_LIMIT, self.reader.engine.card.window // 16)
+            written = self.reader.write(section, turns, Sampling(max_tokens=limit), mask=desk.mask(tokenizer))
             more = desk.served(written.raw, tokenizer)
             if not more:
                 break

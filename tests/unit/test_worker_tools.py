@@ -210,6 +210,15 @@ def test_a_models_own_template_carries_call_and_observation() -> None:
     ]
 
 
+def test_a_template_that_leaves_the_tools_name_out_is_not_taken_for_one_that_speaks_tools() -> None:
+    def render(messages: Sequence[dict[str, str]]) -> str:
+        return "".join(f"<|{m['role']}|>{m['content']}" for m in messages) + "<|assistant|>"
+
+    assert glm_tokenizer().speaks_tools
+    assert not PromptTokenizer(GlmCodec(), render, stop_ids=[259]).speaks_tools
+    assert not fake_tokenizer().speaks_tools
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "written", "whole"),
     [

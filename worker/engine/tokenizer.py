@@ -87,7 +87,7 @@ class PromptTokenizer:
         self._render = render
         self._vocabulary: LLTokenizer | None = None
         #: Whether calls of tools and what they return have a place in the model's own template.
-        self.speaks_tools = len(codec.encode_template(_OBSERVATION)) == 1
+        self.speaks_tools = len(codec.encode_template(_OBSERVATION)) == 1 and self._renders_calls()
         roles = ["system", "user", "assistant", "user"]
         layout = json.dumps([self._pieces([(role, "") for role in roles]), self.stop_ids])
         self.fingerprint = hashlib.sha256((codec.fingerprint + layout).encode()).hexdigest()[:16]
@@ -136,6 +136,16 @@ class PromptTokenizer:
         if self._vocabulary is None:
             self._vocabulary = self._codec.grammar_vocabulary(self.stop_ids)
         return self._vocabulary
+
+    def _renders_calls(self) -> bool:
+        """Whether the template puts a called tool's name before its arguments, and its own token after."""
+        try:
+            _, called, returned, _ = self._pieces(
+                [("user", ""), ("assistant", "some_tool"), ("observation", "")]
+            )
+        except Exception:  # templates refuse roles they do not know with whatever error they like
+            return False
+        return called.rstrip().endswith("some_tool") and _OBSERVATION in returned
 
     def _pieces(self, roles: Sequence[tuple[str, str]]) -> list[str]:
         """The template's text before, between and after the messages: one piece more than `roles`.

@@ -70,7 +70,7 @@ def _versions(job: Assignment, revisions: Sequence[revision.Revision]) -> Result
         parts.append(written.text)
         cut_off = cut_off or written.cut_off
     job.reader.checking()
-    text = "\n\n".join(parts) or "The versions do not differ but for numbering, if at all."
+    text = "\n\n".join(parts) or _unexplained(len(told))
     shown = [_shown(job.sources, number, change) for number, change in changes]
     data = {
         "changes": shown,
@@ -85,6 +85,12 @@ def _versions(job: Assignment, revisions: Sequence[revision.Revision]) -> Result
     ]
     quoted = [verify(quote, job.sources) for quote in quotations(text)]
     return Result([Answer(None, text, unique(quoted + sides[:QUOTED]), cut_off=cut_off)], data, sides)
+
+
+def _unexplained(count: int) -> str:
+    if count:
+        return f"Changes found: {count:,}. The model has no room to be shown any of them."
+    return "The versions do not differ but for numbering, if at all."
 
 
 def _shown(sources: Sequence[Source], number: int, change: revision.Change) -> dict[str, Any]:
