@@ -191,7 +191,7 @@ def test_no_change_is_missed_because_the_model_says_nothing(record: Record) -> N
 
 
 def test_changes_that_the_model_has_no_room_for_are_told_all_the_same(record: Record) -> None:
-    job = compared(record, FakeEngine(window=2_000), LEASE[0].replace("900", "950"), LEASE[1])
+    job = compared(record, FakeEngine(window=1_600), LEASE[0].replace("900", "950"), LEASE[1])
     assert job.result is not None, job.error
     assert answers(job)[0]["text"].startswith("Changes found: 1. The model has no room")
     assert (len(job.result["data"]["changes"]), job.result["data"]["explained"]) == (1, 0)
