@@ -86,6 +86,10 @@ class Settings(BaseSettings):
     #: Private networks (CIDR) webhooks may be sent to, for receivers of your own.
     webhook_allow: tuple[str, ...] = ()
     webhook_timeout_s: float = 15.0
+    #: The time of one call of a tool, from connecting to the end of its answer.
+    tool_timeout_s: float = Field(default=20.0, gt=0)
+    #: Folder of prompts of your own (`*.md`): each makes a kind of job, or replaces one of ours.
+    prompts: Path | None = None
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

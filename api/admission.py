@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from ssrfguard import BlockedAddressError, BlockedURLError, Policy
 
-from api.problems import Fault, InvalidPreviousJob, InvalidRequest, InvalidSchema, WebhookRefused, pointer
-from jobs.params import ChatParams, ExtractParams, Params, Work
+from api.problems import (
+    Fault,
+    InvalidPreviousJob,
+    InvalidRequest,
+    InvalidSchema,
+    ToolRefused,
+    WebhookRefused,
+    pointer,
+)
+from jobs.params import PARAMS, ChatParams, ExtractParams, Params, Tool, ToolParams, Work
 from jobs.record import Record
 from jobs.status import Kind, Status
 from worker.engine.masks import check_schema
 from worker.errors import InstructionTooLong
+from worker.webhooks import network_policy
 
 #: Values in all parameters together; checking a schema takes a tenth of a millisecond for each.
 VALUES_LIMIT = 5_000
@@ -24,8 +34,10 @@ ALWAYS_FITS = 500
 class Admission:
     """The checks every new job passes, by whichever door it comes."""
 
-    def __init__(self, record: Record, webhook_policy: Policy) -> None:
+    def __init__(self, record: Record, webhook_policy: Policy, *, own_kinds: Collection[str] = ()) -> None:
+        """`own_kinds`: names of the prompt files of the server's owner."""
         self._record = record
+        self._own_kinds = own_kinds
         self._webhook_policy = webhook_policy
 
     def check(self, work: Work, document_ids: Sequence[str]) -> None:
@@ -36,21 +48,44 @@ class Admission:
             UnsupportedSchema: no grammar can enforce the schema.
             InstructionTooLong: no model at work could read it.
         """
+        self._check_kind(work.kind)
         params = _params(work)
         if isinstance(params, ExtractParams):
-            _refuse_remote(params.json_schema)
+            _refuse_remote(params.json_schema, "/params/schema")
             check_schema(params.json_schema)
         if isinstance(params, ChatParams) and params.previous_job_id:
             self._check_previous(params.previous_job_id, document_ids)
         if work.webhook_url:
             check_webhook(work.webhook_url, self._webhook_policy)
+        if isinstance(params, ToolParams):
+            self._check_tools(params.tools)
         self._check_length(params.instructions())
+
+    def _check_kind(self, kind: str) -> None:
+        if kind not in PARAMS and kind not in self._own_kinds:
+            kinds = ", ".join([*PARAMS, *self._own_kinds])
+            raise InvalidRequest(errors=[Fault(at="/kind", message=f"there are: {kinds}")])
 
     def _check_previous(self, job_id: str, document_ids: Sequence[str]) -> None:
         previous = self._record.ledger.get(job_id)
         same = sorted(previous.document_ids) == sorted(document_ids)
         if not (previous.kind == Kind.CHAT and previous.status == Status.COMPLETED and same):
             raise InvalidPreviousJob
+
+    def _check_tools(self, tools: Sequence[Tool]) -> None:
+        for number, tool in enumerate(tools):
+            at = f"/params/tools/{number}"
+            _refuse_remote(tool.parameters, f"{at}/parameters")
+            check_schema(tool.parameters)
+            reason = _refusal(tool.url, self._webhook_policy)
+            if (
+                reason is None
+                and urlsplit(tool.url).scheme == "http"
+                and _refusal(tool.url, network_policy(())) is None
+            ):
+                reason = "only https is called, except within networks that the server's owner allows"
+            if reason is not None:
+                raise ToolRefused(errors=[Fault(at=f"{at}/url", message=reason)])
 
     def _check_length(self, instructions: Sequence[str]) -> None:
         """A word is at least one token, so more words than the largest window has tokens can never fit."""
@@ -78,12 +113,12 @@ def _params(work: Work) -> Params:
         raise wrong from exc
 
 
-def _refuse_remote(schema: dict[str, Any]) -> None:
+def _refuse_remote(schema: dict[str, Any], at: str) -> None:
     """Nothing is fetched for a schema: what it refers to must be in it."""
     for path, target in _values(schema):
         if path[-1] in {"$ref", "$dynamicRef"} and isinstance(target, str) and not target.startswith("#"):
             message = "only references within the schema (#...) are followed"
-            raise InvalidSchema(errors=[Fault(at=pointer("/params/schema", *path), message=message)])
+            raise InvalidSchema(errors=[Fault(at=pointer(at, *path), message=message)])
 
 
 def _values(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
@@ -100,9 +135,17 @@ def check_webhook(url: str, policy: Policy) -> None:
     Raises:
         WebhookRefused: it does.
     """
+    reason = _refusal(url, policy)
+    if reason is not None:
+        raise WebhookRefused(errors=[Fault(at="/webhook_url", message=reason)])
+
+
+def _refusal(url: str, policy: Policy) -> str | None:
+    """Why a URL is not sent to, as far as its own words tell."""
     try:
         host = policy.check_url(url).host.rstrip(".")
         if host == "localhost" or host.endswith(".localhost"):  # always this machine (RFC 6761, section 6.3)
             policy.check_address("127.0.0.1")
     except (BlockedURLError, BlockedAddressError) as exc:
-        raise WebhookRefused(errors=[Fault(at="/webhook_url", message=exc.reason)]) from exc
+        return str(exc.reason)
+    return None

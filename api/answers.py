@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.objects import Delivery, Document, Job, Worker
 from jobs.page import Page, Row
-from jobs.status import Kind, Status
+from jobs.status import Status
 from parsers.document import Page as ParsedPage
 from settings import Settings
 
@@ -83,7 +83,7 @@ class Result(BaseModel):
 
     object: Literal["result"] = "result"
     job_id: str
-    kind: Kind
+    kind: str
     result: dict[str, Any]
     coverage: dict[str, Any] | None
     usage: dict[str, Any] | None

@@ -27,6 +27,7 @@ def create_app(services: Services) -> APIFlask:
         concern.register(app)
     for noun in (documents, jobs, deliveries, batches, server):
         app.register_blueprint(noun.blueprint)
+    app.register_blueprint(jobs.quotes)
     app.register_blueprint(reference.blueprint)
     app.register_blueprint(api.pages.blueprint())
     return app

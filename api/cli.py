@@ -24,8 +24,9 @@ from pydantic import ValidationError
 from api.broker import server_program
 from api.client import ApiProblem, Client, ClientError, Job
 from api.display import Check, Display, markdown
+from api.needle import Trial, plot, trials
 from api.stack import Stack, StackError, cards, running
-from jobs.status import FINAL, Kind, Status
+from jobs.status import FINAL, DocumentStatus, Kind, Status
 from settings import GIB, Settings
 
 OK, JOB_FAILED, BAD_INPUT, NO_SERVER, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -159,19 +160,42 @@ def serve(display: Display, host: str | None, port: int | None, data: Path | Non
 @command
 @click.argument("file", type=FILE)
 @click.option("--focus", help="What you care about.")
+@click.option(
+    "--style",
+    type=click.Choice(["overview", "brief", "sections", "points", "analyze"]),
+    default="overview",
+    show_default=True,
+)
+@click.option("--language", help="Language of the summary.  [default: that of the document]")
 @PASSWORD
-def summarize(display: Display, file: Path, focus: str | None, password: str | None) -> int:
+def summarize(
+    *,
+    display: Display,
+    file: Path,
+    focus: str | None,
+    style: str,
+    language: str | None,
+    password: str | None,
+) -> int:
     """Summarize FILE."""
-    return _answer(display, Kind.SUMMARIZE, [file], {"focus": focus} if focus else {}, password)
+    given = {"focus": focus, "style": style, "language": language}
+    params = {name: value for name, value in given.items() if value is not None}
+    return _answer(display, Kind.SUMMARIZE, [file], params, password)
 
 
 @command
 @click.argument("file", type=FILE)
-@click.option("--schema", type=FILE, required=True, help="JSON Schema of the wanted object.")
+@click.option("--schema", type=FILE, help="JSON Schema of the wanted object.")
+@click.option("--field", "fields", multiple=True, help="Instead: name, or 'name: type'; may be given again.")
 @PASSWORD
-def extract(display: Display, file: Path, schema: Path, password: str | None) -> int:
+def extract(
+    display: Display, file: Path, schema: Path | None, fields: Sequence[str], password: str | None
+) -> int:
     """Extract fields from FILE as JSON that fits a schema."""
-    return _answer(display, Kind.EXTRACT, [file], {"schema": _schema(schema)}, password)
+    if (schema is None) == (not fields):
+        raise click.UsageError("Give either --schema or --field.")
+    params = {"fields": list(fields)} if schema is None else {"schema": _schema(schema)}
+    return _answer(display, Kind.EXTRACT, [file], params, password)
 
 
 @command
@@ -190,6 +214,70 @@ def compare(display: Display, first: Path, second: Path, password: str | None) -
 def ask(display: Display, file: Path, questions: Sequence[str], password: str | None) -> int:
     """Ask FILE one question or several; it is read once."""
     return _answer(display, Kind.ASK, [file], {"questions": list(questions)}, password)
+
+
+@command
+@click.argument("files", type=FILE, nargs=-1, required=True)
+@click.option("--kind", default="summarize", show_default=True, help="What is to be done with them.")
+@click.option("--question", "questions", multiple=True, help="For ask; may be given again.")
+@PASSWORD
+def quote(
+    display: Display, files: Sequence[Path], kind: str, questions: Sequence[str], password: str | None
+) -> int:
+    """Tell what a job on FILES would take, without doing it."""
+    params = {"questions": list(questions)} if questions else {}
+    with connected(display) as client:
+        documents = [client.upload(file, password=password)["id"] for file in files]
+        for document_id in documents:
+            _parsed(client, document_id)
+        display.quote(client.quote(kind, documents, params=params))
+    return OK
+
+
+def _parsed(client: Client, document_id: str) -> None:
+    """Wait for a document's text."""
+    pause = threading.Event()
+    while client.document(document_id)["status"] in {DocumentStatus.QUEUED, DocumentStatus.IN_PROGRESS}:
+        pause.wait(0.2)
+
+
+@command
+@click.option(
+    "--tokens",
+    type=click.IntRange(100),
+    multiple=True,
+    required=True,
+    help="Length of a text, about; may be given again.",
+)
+@click.option(
+    "--depths", type=click.IntRange(1, 100), default=10, show_default=True, help="Texts of each length."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Other texts.")
+@click.option(
+    "--plot",
+    "picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("needle.svg"),
+    show_default=True,
+    help="Where the picture goes.",
+)
+def needle(*, display: Display, tokens: Sequence[int], depths: int, seed: int, picture: Path) -> int:
+    """Hide one sentence at several depths of made-up texts and ask for it.
+
+    Each text is read anew, so that this takes as long as that many documents of that length. Exit code 1 when
+    a sentence was not found.
+    """
+    done: list[Trial] = []
+    with connected(display) as client:
+        read = functools.partial(_finished, client, display)
+        for trial in trials(client, tokens, depths, seed=seed, wait=read):
+            done.append(trial)
+            display.trial(trial)
+    picture.write_text(plot(done), encoding="utf-8")
+    display.data({"object": "list", "data": [trial.to_json() for trial in done]})
+    found = sum(trial.outcome in {"cited", "found"} for trial in done)
+    display.line(f"{found} of {len(done)} found. The picture is in {picture}.")
+    return OK if found == len(done) else JOB_FAILED
 
 
 @command

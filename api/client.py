@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Generic, Self, TypedDict, TypeVar, Unpack, cast
 
 import httpx
+from pydantic import BaseModel
 
-from jobs.status import FINAL, Kind, Status
+from jobs.status import FINAL, Status
 
 Item = TypeVar("Item")
 
@@ -36,7 +37,7 @@ class Citation(TypedDict):
     """A quotation and where it was found; `page`, `start` and `end` are null when it was not."""
 
     quote: str
-    document_id: str
+    document_id: str | None
     page: int | None
     place: str
     label: str | None
@@ -52,14 +53,17 @@ class Answer(TypedDict):
 
     title: str | None
     text: str
+    found: bool  #: False: the documents do not say
+    cut_off: bool  #: it reached `max_tokens` before its end
     citations: list[Citation]
 
 
 class Result(TypedDict):
-    """What a completed job says; `data` is the extracted object."""
+    """What a completed job says; `data` is the extracted object, or the differences that were found."""
 
     answers: list[Answer]
     data: dict[str, Any] | None
+    calls: list[dict[str, Any]]  #: of the job's tools
 
 
 class DocumentCoverage(TypedDict):
@@ -101,6 +105,31 @@ class Usage(TypedDict):
     check_s: float
     total_s: float
     first_token_s: float
+
+
+class WorkerQuote(TypedDict):
+    """What a job would take on one card."""
+
+    worker_id: str
+    model: str
+    tokens: int
+    exact: bool
+    tokens_fit: int
+    fits: bool
+    sections: int
+    already_read: bool
+    read_s: float | None
+    write_s: float | None
+
+
+class Quote(TypedDict):
+    """What a job would take."""
+
+    document_ids: list[str]
+    characters: int
+    fits: bool
+    ahead: int
+    workers: list[WorkerQuote]
 
 
 class Failure(TypedDict):
@@ -419,9 +448,9 @@ class Client:
 
     # -- jobs -------------------------------------------------------------------------------------------
 
-    def create_job(self, kind: Kind, document_ids: Iterable[str], **work: Unpack[Work]) -> Job:
-        """Ask for a job."""
-        return cast(Job, self._post("/v1/jobs", {"kind": kind, "document_ids": list(document_ids), **work}))
+    def create_job(self, kind: str, document_ids: Iterable[str], **work: Unpack[Work]) -> Job:
+        """Ask for a job. The `schema` among its `params` may be a pydantic model."""
+        return cast(Job, self._post("/v1/jobs", _body(kind, document_ids, work)))
 
     def job(self, job_id: str) -> Job:
         """One job, as it stands."""
@@ -510,15 +539,18 @@ class Client:
         """Send a webhook again."""
         return cast(Delivery, self._post(f"/v1/deliveries/{delivery_id}/replay"))
 
-    def create_batch(self, kind: Kind, document_ids: Iterable[str], **work: Unpack[Work]) -> Batch:
+    def create_batch(self, kind: str, document_ids: Iterable[str], **work: Unpack[Work]) -> Batch:
         """Ask for the same job for each document."""
-        return cast(
-            Batch, self._post("/v1/batches", {"kind": kind, "document_ids": list(document_ids), **work})
-        )
+        return cast(Batch, self._post("/v1/batches", _body(kind, document_ids, work)))
 
     def batch(self, batch_id: str) -> Batch:
         """One batch."""
         return cast(Batch, self._get(f"/v1/batches/{batch_id}"))
+
+    def quote(self, kind: str, document_ids: Iterable[str], **work: Unpack[Work]) -> Quote:
+        """What a job would take; its documents must be parsed."""
+        body = _body(kind, document_ids, work)
+        return cast(Quote, self._patiently(lambda: self._once("POST", "/v1/quote", json=body)))
 
     def capacity(self) -> Capacity:
         """Who can work now, and what fits."""
@@ -617,6 +649,14 @@ def _lines(chunks: Iterable[str]) -> Iterator[str]:
     for chunk in chunks:
         *lines, rest = (rest + chunk).split("\n")
         yield from (line.removesuffix("\r") for line in lines)
+
+
+def _body(kind: str, document_ids: Iterable[str], work: Work) -> dict[str, Any]:
+    """What is asked; a pydantic model among the parameters becomes its JSON Schema."""
+    params = dict(work.get("params", {}))
+    if isinstance(model := params.get("schema"), type) and issubclass(model, BaseModel):
+        params["schema"] = model.model_json_schema()
+    return {"kind": kind, "document_ids": list(document_ids), **work, "params": params}
 
 
 def _new_key() -> dict[str, str]:

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from api.client import Answer, Citation, Coverage, Job, Usage
+from api.client import Answer, Citation, Coverage, Job, Quote, Usage, WorkerQuote
+from api.needle import Trial
 
 #: The parts of a job's time, in the order they happen.
 PARTS = ("parse", "wait", "read", "write", "check")
@@ -91,6 +92,8 @@ class Display:
         self.data(job)
         for answer in job["result"]["answers"] if job["result"] else []:
             self.answer(answer)
+        for number, change in enumerate(told_changes(job), start=1):
+            self.line(change_line(number, change))
         if job["error"]:
             self.fail(
                 f"The job {job['id']} {job['status']} ({job['error']['code']}): {job['error']['message']}"
@@ -105,6 +108,10 @@ class Display:
         if answer["title"]:
             self.line(Text(clean(answer["title"]), style="bold"))
         self.line(clean(answer["text"]))
+        if answer.get("cut_off"):
+            self.line(Text("  (it reached its limit here: raise max_tokens)", style="yellow"))
+        if answer.get("found") is False:
+            self.line(Text("  (not in the document)", style="yellow"))
         for number, citation in enumerate(answer["citations"], start=1):
             style = "" if citation["verified"] else "yellow"
             self.line(Text(f"  {citation_line(number, citation)}", style=style))
@@ -115,6 +122,25 @@ class Display:
         self.line(Text(receipt_line(coverage), style="dim"))
         for line in time_lines(usage):
             self.line(Text(line, style="dim"))
+
+    def quote(self, quote: Quote) -> None:
+        """What a job would take on each card."""
+        self.data(quote)
+        for worker in quote["workers"]:
+            self.line(quote_line(worker))
+        if not quote["workers"]:
+            self.line(
+                f"{quote['characters']:,} characters. No model is loaded, so nothing is known of speed."
+            )
+
+    def trial(self, trial: Trial) -> None:
+        """One needle: how long, how deep, what came of it."""
+        tokens = f"{trial.tokens:,}" if trial.tokens else f"~{trial.asked_tokens:,}"
+        read = f"{trial.read_s:.1f} s" if trial.read_s is not None else ""
+        said = " ".join(clean(trial.said).split())
+        self.line(
+            f"{tokens:>12} tokens  depth {trial.depth:>4.0%}  {trial.outcome:<7} {read:>9}  {said[:80]}"
+        )
 
     def jobs(self, jobs: Iterable[Job]) -> None:
         """A line for each job."""
@@ -166,6 +192,33 @@ def citation_line(number: int, citation: Citation) -> str:
     printed = citation["label"] not in {None, str(citation["page"])}
     label = f" (printed {citation['label']})" if printed else ""
     return f"[{number}] {citation['place']}{label} ✓ “{short}”"
+
+
+def told_changes(job: Job) -> list[dict[str, Any]]:
+    """The changes that a comparison of versions found, without those that are but renumbered."""
+    data = (job["result"]["data"] if job["result"] else None) or {}
+    return [change for change in data.get("changes", []) if change["kind"] != "renumbered"]
+
+
+def change_line(number: int, change: Mapping[str, Any]) -> str:
+    """`[3] changed, page 4 → page 5: within [-thirty-]{+sixty+} days`"""
+    marks = {"-": "[-{}-]", "+": "{{+{}+}}", "=": "{}"}
+    words = "".join(marks[op].format(clean(run)) for op, run in change["words"])
+    places = " → ".join(side["place"] for side in (change["before"], change["after"]) if side)
+    return f"[{number}] {change['kind']}, {places}: {' '.join(words.split())}"
+
+
+def quote_line(worker: WorkerQuote) -> str:
+    """`17,398 tokens fit of 1,032,192: read in 2 s, written in 1 s by GLM@main.`"""
+    about = "" if worker["exact"] else "about "
+    whole = "read whole" if worker["fits"] else f"read in {worker['sections']} sections"
+    seconds = "already read" if worker["already_read"] else _perhaps(worker["read_s"], "reading")
+    tokens = f"{about}{worker['tokens']:,} tokens of {worker['tokens_fit']:,} that fit"
+    return f"{worker['model']}: {tokens}, {whole}; {seconds}, {_perhaps(worker['write_s'], 'writing')}."
+
+
+def _perhaps(seconds: float | None, doing: str) -> str:
+    return f"{doing} not measured yet" if seconds is None else f"{_duration(seconds)} of {doing}"
 
 
 def receipt_line(coverage: Coverage) -> str:

@@ -103,6 +103,28 @@ BATCH: dict[str, Any] = {
     "links": {"self": f"/v1/batches/{_BATCH_ID}", "jobs": f"/v1/jobs?batch_id={_BATCH_ID}"},
 }
 
+QUOTE: dict[str, Any] = {
+    "object": "quote",
+    "document_ids": [DOCUMENT_ID],
+    "characters": 71_204,
+    "fits": True,
+    "ahead": 0,
+    "workers": [
+        {
+            "worker_id": "gpu-1:0",
+            "model": "GLM-4-9B-Chat-1M@main",
+            "tokens": 17_398,
+            "exact": True,
+            "tokens_fit": 1_032_192,
+            "fits": True,
+            "sections": 1,
+            "already_read": False,
+            "read_s": 1.9,
+            "write_s": 0.6,
+        }
+    ],
+}
+
 RESULT: dict[str, Any] = {
     "object": "result",
     "job_id": JOB_ID,
@@ -112,6 +134,8 @@ RESULT: dict[str, Any] = {
             {
                 "title": "Who signed?",
                 "text": "Ada Byron signed for the tenant.",
+                "found": True,
+                "cut_off": False,
                 "citations": [
                     {
                         "quote": "Signed for the Tenant: Ada Byron",
@@ -129,6 +153,7 @@ RESULT: dict[str, Any] = {
             }
         ],
         "data": None,
+        "calls": [],
     },
     "coverage": {
         "documents": [

@@ -14,16 +14,17 @@ from pydantic.json_schema import models_json_schema
 
 from api.answers import Capacity, DeliveryList, DocumentList, Health, JobList, Result, TextList
 from api.problems import MEDIA_TYPE, Problem, status_of
+from api.quote import Quote
 from jobs.objects import Batch, Delivery, Document, Job
-from jobs.params import PARAMS, NewBatch, NewJob
+from jobs.params import PARAMS, NewBatch, NewJob, OwnParams
 
 Route = TypeVar("Route", bound=Callable[..., Any])
 
 _SCHEMAS = "#/components/schemas/"
-_INPUTS: tuple[type[BaseModel], ...] = (NewJob, NewBatch, *PARAMS.values())
+_INPUTS: tuple[type[BaseModel], ...] = (NewJob, NewBatch, *PARAMS.values(), OwnParams)
 _OUTPUTS: tuple[type[BaseModel], ...] = (
     *(Batch, Capacity, Delivery, DeliveryList, Document, DocumentList, Health, Job, JobList),
-    *(Problem, Result, TextList),
+    *(Problem, Quote, Result, TextList),
 )
 _PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}}
 
@@ -115,7 +116,8 @@ def _schemas() -> dict[str, Any]:
     models: list[tuple[type[BaseModel], Any]] = [(model, "validation") for model in _INPUTS]
     models += [(model, "serialization") for model in _OUTPUTS]
     schemas: dict[str, Any] = models_json_schema(models, ref_template=_SCHEMAS + "{model}")[1]["$defs"]
-    params = {"anyOf": [{"$ref": _SCHEMAS + model.__name__} for model in PARAMS.values()]}
+    kinds: list[type[BaseModel]] = [*PARAMS.values(), OwnParams]
+    params = {"anyOf": [{"$ref": _SCHEMAS + model.__name__} for model in kinds]}
     for name in ("NewJob", "NewBatch"):
         schemas[name]["properties"]["params"] |= params
     return schemas

@@ -16,12 +16,13 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from api.problems import ApiError, InvalidRequest, TextNotReady, answer
+from api.quote import quote
 from api.services import services
 from api.upload import Upload
 from jobs.errors import DocumentFailed, NotFound, RecordError
 from jobs.objects import Document, Job, Worker
-from jobs.params import NewJob
-from jobs.status import FINAL
+from jobs.params import NewJob, Work, schema_of_fields
+from jobs.status import FINAL, DocumentStatus, Kind
 from jobs.tables import JobRow
 from parsers.document import Document as Text
 from worker.engine.errors import EngineError
@@ -29,15 +30,6 @@ from worker.errors import JobError
 
 #: Rows on a page of a list, and in the short lists of the first page.
 LONG, SHORT = 20, 6
-
-#: What a line of the extraction form may ask for; null where the document does not say.
-FIELD_TYPES: Mapping[str, dict[str, Any]] = {
-    "text": {"type": ["string", "null"]},
-    "number": {"type": ["number", "null"]},
-    "integer": {"type": ["integer", "null"]},
-    "yes/no": {"type": ["boolean", "null"]},
-    "list": {"type": "array", "items": {"type": "string"}},
-}
 
 #: The field a kind cannot do without, and what to say when it is empty.
 NEEDED = {
@@ -125,7 +117,14 @@ def documents() -> ResponseReturnValue:
 
 def document(document_id: str) -> ResponseReturnValue:
     """One document: what was found in the file."""
-    return _page("document.html", document=Document.of(services().record.documents.get(document_id)))
+    record = services().record
+    found = Document.of(record.documents.get(document_id))
+    told = (
+        quote(record, Work(kind=Kind.SUMMARIZE), [document_id])
+        if found.status == DocumentStatus.READY
+        else None
+    )
+    return _page("document.html", document=found, quote=told)
 
 
 def page(document_id: str, number: int) -> ResponseReturnValue:
@@ -217,7 +216,7 @@ def asked(form: Mapping[str, str], document_ids: Sequence[str]) -> NewJob:
 
 
 def wanted(text: str) -> dict[str, Any]:
-    """The JSON Schema of the wanted fields: written out, or one `name: type` a line (see `FIELD_TYPES`).
+    """The JSON Schema of the wanted fields: written out, or one `name: type` a line (`FIELD_TYPES`).
 
     Raises:
         InvalidRequest: it is neither.
@@ -228,16 +227,10 @@ def wanted(text: str) -> dict[str, Any]:
         except ValueError as exc:
             raise InvalidRequest(f"The schema is not valid JSON: {exc}.") from exc
         return schema
-    properties = {}
-    for line in filter(str.strip, text.splitlines()):
-        name, _, kind = (part.strip() for part in line.partition(":"))
-        if not name or (kind or "text") not in FIELD_TYPES:
-            raise InvalidRequest(
-                f"“{line.strip()}” is not a field. Write `name: type`; types are {', '.join(FIELD_TYPES)}."
-            )
-        properties[name] = FIELD_TYPES[kind or "text"]
-    closed = {"required": list(properties), "additionalProperties": False}
-    return {"type": "object", "properties": properties, **closed}
+    try:
+        return schema_of_fields(filter(str.strip, text.splitlines()))
+    except ValueError as exc:
+        raise InvalidRequest(str(exc)) from exc
 
 
 def _uploaded() -> list[str]:

@@ -13,7 +13,8 @@
     ├── InvalidRequest         well-formed, and wrong
     │   ├── InvalidSchema
     │   ├── InvalidPreviousJob
-    │   └── WebhookRefused
+    │   ├── WebhookRefused
+    │   └── ToolRefused
     ├── TextNotReady           the document is not parsed yet
     ├── Unavailable            come back later
     │   ├── DatabaseUnavailable
@@ -181,6 +182,12 @@ class WebhookRefused(InvalidRequest):
     """Webhooks are not sent to this address. Use a public one; the server's owner can allow a network."""
 
     code = "webhook_refused"
+
+
+class ToolRefused(InvalidRequest):
+    """A tool may not be called at this address. Use a public https one; the owner can allow a network."""
+
+    code = "tool_refused"
 
 
 class TextNotReady(ApiError):

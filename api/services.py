@@ -12,6 +12,7 @@ from api.admission import Admission
 from api.watch import Watch
 from jobs.record import Record
 from settings import Settings
+from worker.prompts import Prompts
 from worker.webhooks import network_policy
 
 
@@ -40,7 +41,9 @@ def assemble(
     return Services(
         settings=settings,
         record=record,
-        admission=Admission(record, network_policy(settings.webhook_allow)),
+        admission=Admission(
+            record, network_policy(settings.webhook_allow), own_kinds=Prompts(settings.prompts).own_kinds
+        ),
         watch=Watch(record.ledger.version, seats=max(1, settings.api_threads * 3 // 4)),
         broker_answers=broker_answers,
         migrated=migrated,

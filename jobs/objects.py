@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from jobs.status import UNFINISHED, DeliveryStatus, DocumentStatus, Kind, Phase, Status
+from jobs.status import UNFINISHED, DeliveryStatus, DocumentStatus, Phase, Status
 from jobs.tables import BatchRow, DeliveryRow, DocumentRow, JobRow, WorkerRow
 
 
@@ -86,7 +86,7 @@ class Job(BaseModel):
 
     id: str
     object: Literal["job"] = "job"
-    kind: Kind
+    kind: str
     status: Status
     phase: Phase | None
     progress: JobProgress
@@ -114,7 +114,7 @@ class Job(BaseModel):
         here = f"/v1/jobs/{row.id}"
         return cls(
             id=row.id,
-            kind=Kind(row.kind),
+            kind=row.kind,
             status=Status(row.status),
             phase=Phase(row.phase) if row.phase else None,
             progress=JobProgress(
@@ -153,7 +153,7 @@ class Batch(BaseModel):
 
     id: str
     object: Literal["batch"] = "batch"
-    kind: Kind
+    kind: str
     status: Literal["in_progress", "finished"]
     jobs: dict[Status, int] = Field(description="How many jobs stand where.")
     created_at: datetime
@@ -165,7 +165,7 @@ class Batch(BaseModel):
         running = any(counts.get(status) for status in UNFINISHED)
         return cls(
             id=row.id,
-            kind=Kind(row.kind),
+            kind=row.kind,
             status="in_progress" if running else "finished",
             jobs=counts,
             created_at=row.created_at,

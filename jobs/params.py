@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -35,9 +37,64 @@ class Params(BaseModel):
         return []
 
 
+def _check_is_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as exc:
+        where = "/".join(str(part) for part in exc.absolute_path) or "the top"
+        raise ValueError(f"not a valid JSON Schema (2020-12): at {where}: {exc.message}") from exc
+    if schema.get("type") != "object":
+        raise ValueError("the schema's top must be an object")
+    return schema
+
+
+def _check_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an absolute http or https URL")
+    return url
+
+
+class Tool(BaseModel):
+    """Something the model may ask for while it answers: a POST to an address of yours."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")
+    description: str = Field(min_length=1, max_length=2_000, description="What it does, for the model.")
+    parameters: Annotated[dict[str, JsonValue], AfterValidator(_check_is_schema)] = Field(
+        description="JSON Schema (2020-12) of its arguments, an object."
+    )
+    url: Annotated[str, Field(max_length=2048), AfterValidator(_check_url)] = Field(
+        description="Where it is called. https; http only within networks that the server's owner allows."
+    )
+
+
+class ToolParams(Params):
+    """Kinds whose model may call tools before it answers."""
+
+    tools: list[Tool] = Field(default_factory=list, max_length=16)
+    max_tool_calls: int = Field(default=4, ge=1, le=32, description="Most calls in one job.")
+
+    @model_validator(mode="after")
+    def _one_tool_a_name(self) -> Self:
+        names = [tool.name for tool in self.tools]
+        if len(set(names)) < len(names):
+            raise ValueError("two tools have the same name")
+        return self
+
+    def instructions(self) -> list[str]:
+        return [f"{tool.name} {tool.description} {json.dumps(tool.parameters)}" for tool in self.tools]
+
+
 class SummarizeParams(Params):
     """A summary, with the passages it rests on."""
 
+    style: Literal["overview", "brief", "sections", "points", "analyze"] = Field(
+        default="overview",
+        description="`brief`: one paragraph; `sections`: section by section; `points`: key points; "
+        "`analyze`: structure, risks and contradictions.",
+    )
     focus: Instruction | None = Field(default=None, description="What the reader cares about.")
     language: str | None = Field(default=None, max_length=40, description="Language of the answer.")
 
@@ -46,14 +103,38 @@ class SummarizeParams(Params):
 
 
 def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as exc:
-        where = "/".join(str(part) for part in exc.absolute_path) or "the top"
-        raise ValueError(f"not a valid JSON Schema (2020-12): at {where}: {exc.message}") from exc
-    if schema.get("type") != "object" or not schema.get("properties"):
+    if not _check_is_schema(schema).get("properties"):
         raise ValueError("the schema's top must be an object with properties")
     return schema
+
+
+#: What a field of a list may be; null where the document does not say.
+FIELD_TYPES: dict[str, dict[str, JsonValue]] = {
+    "text": {"type": ["string", "null"]},
+    "number": {"type": ["number", "null"]},
+    "integer": {"type": ["integer", "null"]},
+    "yes/no": {"type": ["boolean", "null"]},
+    "date": {"type": ["string", "null"], "format": "date"},
+    "list": {"type": "array", "items": {"type": "string"}},
+}
+
+
+def schema_of_fields(fields: Iterable[str]) -> dict[str, JsonValue]:
+    """The JSON Schema of a list of fields, each `name` or `name: type`.
+
+    Raises:
+        ValueError: one of them is neither.
+    """
+    properties: dict[str, JsonValue] = {}
+    for field in fields:
+        name, _, kind = (part.strip() for part in field.partition(":"))
+        if not name or (kind or "text") not in FIELD_TYPES:
+            raise ValueError(
+                f"“{field.strip()}” is not a field. Write `name: type`; types are {', '.join(FIELD_TYPES)}."
+            )
+        properties[name] = FIELD_TYPES[kind or "text"]
+    closed: dict[str, JsonValue] = {"required": list(properties), "additionalProperties": False}
+    return {"type": "object", "properties": properties, **closed}
 
 
 class ExtractParams(Params):
@@ -62,7 +143,21 @@ class ExtractParams(Params):
     json_schema: Annotated[dict[str, JsonValue], AfterValidator(_check_schema)] = Field(
         alias="schema", description="JSON Schema (2020-12) of the wanted object."
     )
+    fields: list[str] | None = Field(
+        default=None,
+        max_length=200,
+        description="Instead of a schema: `name` or `name: type`; types are text, number, integer, yes/no, "
+        "date and list.",
+    )
     instruction: Instruction | None = Field(default=None, description="What else the reader should know.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_make_a_schema(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("schema") is None and isinstance(data.get("fields"), list):
+            fields = [field for field in data["fields"] if isinstance(field, str)]
+            return {**data, "schema": schema_of_fields(fields)}
+        return data
 
     def instructions(self) -> list[str]:
         return [self.instruction] if self.instruction else []
@@ -78,7 +173,7 @@ class CompareParams(Params):
         return [self.focus] if self.focus else []
 
 
-class AskParams(Params):
+class AskParams(ToolParams):
     """One question, or several answered from one reading."""
 
     questions: list[Instruction] = Field(min_length=1, max_length=50)
@@ -92,18 +187,33 @@ class AskParams(Params):
         return data
 
     def instructions(self) -> list[str]:
-        return list(self.questions)
+        return [*self.questions, *super().instructions()]
 
 
-class ChatParams(Params):
+class ChatParams(ToolParams):
     """The next turn of a conversation about documents; earlier turns are found through the previous job."""
 
     message: Instruction
     previous_job_id: str | None = Field(default=None, description="The completed chat job this one follows.")
 
     def instructions(self) -> list[str]:
-        return [self.message]
+        return [self.message, *super().instructions()]
 
+
+class OwnParams(ToolParams):
+    """A kind of your own, made by a prompt file in the server's folder UNABRIDGED_PROMPTS."""
+
+    instruction: Instruction | None = Field(default=None, description="What the file calls $instruction.")
+    focus: Instruction | None = Field(default=None, description="What the reader cares about.")
+    language: str | None = Field(default=None, max_length=40, description="Language of the answer.")
+
+    def instructions(self) -> list[str]:
+        return [*filter(None, [self.instruction, self.focus]), *super().instructions()]
+
+
+#: The name of a prompt file that makes a kind of its own.
+OwnKind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+AnyKind = Annotated[Kind | OwnKind, Field(union_mode="left_to_right")]
 
 PARAMS: dict[Kind, type[Params]] = {
     Kind.SUMMARIZE: SummarizeParams,
@@ -114,11 +224,9 @@ PARAMS: dict[Kind, type[Params]] = {
 }
 
 
-def _check_webhook(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("a webhook must be an absolute http or https URL")
-    return url
+def params_of(kind: str) -> type[Params]:
+    """The parameters of a kind."""
+    return PARAMS[Kind(kind)] if kind in PARAMS else OwnParams
 
 
 class Work(BaseModel):
@@ -126,12 +234,12 @@ class Work(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Kind
+    kind: AnyKind = Field(description="One of ours, or the name of a prompt file of the server's owner.")
     params: dict[str, JsonValue] = Field(default_factory=dict, description="Depends on the kind.")
     metadata: dict[str, str] = Field(
         default_factory=dict, max_length=16, description="Yours; returned as given."
     )
-    webhook_url: Annotated[str, Field(max_length=2048), AfterValidator(_check_webhook)] | None = None
+    webhook_url: Annotated[str, Field(max_length=2048), AfterValidator(_check_url)] | None = None
     timeout_s: float | None = Field(default=None, gt=0, le=30 * 24 * 3600, description="Expires after this.")
 
     def checked(self) -> Params:
@@ -140,7 +248,7 @@ class Work(BaseModel):
         Raises:
             pydantic.ValidationError: they do not fit the kind.
         """
-        return PARAMS[self.kind].model_validate(self.params)
+        return params_of(self.kind).model_validate(self.params)
 
 
 class NewJob(Work):

@@ -1,23 +1,31 @@
-"""An assignment: one job's documents, prompts and reader, and the three things every kind does with them:
+"""An assignment: one job's documents, prompts, reader and tools, and what every kind does with them:
 ask each section, make one answer of several, and let the model point at the passages it rests on."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from jobs.params import Params
-from worker.citations import Citation, quotations, unique, verify
+from worker.citations import Citation, put_right, quotations, unique, verify
 from worker.engine import Sampling, Turn
 from worker.errors import InstructionTooLong
 from worker.prompts import Prompts
 from worker.reader import Reader
 from worker.section import Section
 from worker.source import Source
+from worker.tools import Desk
 
-#: Sections asked for a quotation when a document was read in many.
+#: Tokens of one call of a tool.
+CALL_LIMIT = 1_024
+#: Sections quoted from when a document was read in many.
 QUOTED_SECTIONS = 4
+#: How an answer begins that the text does not give.
+ABSENT = "NOT_IN_DOCUMENT"
+_ABSENT = re.compile(rf"^\W*{ABSENT}\b[\s.:;,–—-]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +35,18 @@ class Answer:
     title: str | None
     text: str
     citations: list[Citation]
+    found: bool = True  #: False: the documents do not say
+    cut_off: bool = False  #: it reached `max_tokens` before its end
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the record."""
-        return {"title": self.title, "text": self.text, "citations": list(self.citations)}
+        return {
+            "title": self.title,
+            "text": self.text,
+            "found": self.found,
+            "cut_off": self.cut_off,
+            "citations": list(self.citations),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +55,37 @@ class Result:
 
     answers: list[Answer]
     data: dict[str, Any] | None = None
+    citations: list[Citation] = field(default_factory=list)  #: those that stand in `data`
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the record."""
         return {"answers": [answer.to_json() for answer in self.answers], "data": self.data}
+
+    def quoted(self) -> list[Citation]:
+        """Every quotation in it."""
+        own = [citation for answer in self.answers for citation in answer.citations]
+        return unique([*own, *self.citations])
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of every section."""
+
+    turns: Sequence[Turn]
+    sampling: Sampling
+    title: str | None = None
+    quotes: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one section answers."""
+
+    section: Section
+    text: str
+    found: bool
+    cut_off: bool
+    citations: list[Citation]
 
 
 @dataclass(frozen=True)
@@ -53,6 +96,7 @@ class Assignment:
     sources: Sequence[Source]
     reader: Reader
     prompts: Prompts
+    desk: Desk
 
     @property
     def sections(self) -> Sequence[Section]:
@@ -69,17 +113,56 @@ class Assignment:
             repetition_penalty=1.05,
         )
 
-    def answer(
-        self, turns: Sequence[Turn], sampling: Sampling, *, title: str | None = None, quotes: int = 2
-    ) -> Answer:
+    def answer(self, question: Question) -> Answer:
         """Ask every section, make one answer of it, and cite the passages it rests on."""
-        parts = [self.reader.write(section, turns, sampling, draft=True).text for section in self.sections]
-        text = parts[0] if len(parts) == 1 else self._combined(turns[-1].text, parts, sampling)
+        return self.answers([question])[0]
+
+    def answers(self, questions: Sequence[Question]) -> list[Answer]:
+        """An answer to each question: a section is read once for all, and they are written together."""
+        parts: list[list[Part]] = [[] for _ in questions]
+        for section in self.sections:
+            tasks = [partial(self._part, section, question, n) for n, question in enumerate(questions)]
+            for own, part in zip(parts, self.reader.together(tasks), strict=True):
+                own.append(part)
         self.reader.checking()
-        citations = [verify(quote, self.sources) for quote in quotations(text)]
-        for section, part in self._likeliest(parts, text):
-            citations += self.quote(section, turns, part, count=quotes if len(parts) == 1 else min(quotes, 1))
-        return Answer(title, text, unique(citations))
+        return self.reader.together(
+            [partial(self._whole, question, parts[n], n) for n, question in enumerate(questions)]
+        )
+
+    def _part(self, section: Section, question: Question, number: int) -> Part:
+        turns = self._consulted(section, question.turns)
+        written = self.reader.write(section, turns, question.sampling, draft=number)
+        text, found = told(written.text)
+        count = question.quotes if len(self.sections) == 1 else min(question.quotes, 1)
+        citations = self.quote(section, turns, written.text, count=count) if found else []
+        return Part(section, text, found, written.cut_off, citations)
+
+    def _whole(self, question: Question, parts: Sequence[Part], number: int) -> Answer:
+        """What the parts that found something say together; if none did, that the documents do not say."""
+        told_parts = [part for part in parts if part.found]
+        if not told_parts:
+            return Answer(question.title, parts[0].text, [], found=False)
+        text, cut_off = told_parts[0].text, told_parts[0].cut_off
+        if len(told_parts) > 1:
+            texts = [part.text for part in told_parts]
+            text, cut_off = self._combined(question.turns[-1].text, texts, question.sampling, number)
+        written = [verify(quote, self.sources) for quote in quotations(text)]
+        picked = [citation for part in _likeliest(told_parts, text) for citation in part.citations]
+        text = put_right(text, written)
+        return Answer(question.title, text, unique([*written, *picked]), cut_off=cut_off)
+
+    def _consulted(self, section: Section, turns: Sequence[Turn]) -> Sequence[Turn]:
+        """The turns, and after them what the model asked the job's tools and was told."""
+        desk, tokenizer = self.desk, self.reader.engine.tokenizer
+        turns = desk.introduced(turns, self.prompts, tokenizer)
+        for _ in range(desk.rounds):
+            limit = min(CALL_LIMIT, self.reader.engine.card.window // 16)
+            written = self.reader.write(section, turns, Sampling(max_tokens=limit), mask=desk.mask(tokenizer))
+            more = desk.served(written.raw, tokenizer)
+            if not more:
+                break
+            turns = [*turns, *more]
+        return desk.left(turns, tokenizer)
 
     def quote(
         self,
@@ -100,31 +183,44 @@ class Assignment:
             start = f"{said}\n\n{self.prompts.quote}"
             sampling = Sampling(max_tokens=200)
             try:
-                self.reader.write(section, turns, sampling, mask=mask, answer_start=start)
+                self.reader.write(section, turns, sampling, mask=mask, answer_start=start, check=True)
             except InstructionTooLong:  # a long answer leaves no room to quote, and is better than none
                 break
             found.append(section.words(mask))
         return [verify(quote, self.sources) for quote in found]
 
-    def _combined(self, request: str, parts: Sequence[str], sampling: Sampling) -> str:
-        """One answer out of the sections' answers; in several rounds where they do not fit one prompt."""
+    def _combined(
+        self, request: str, parts: Sequence[str], sampling: Sampling, number: int
+    ) -> tuple[str, bool]:
+        """One answer out of the sections' answers, in several rounds where they do not fit one prompt; and
+        whether any was cut off."""
         tokenizer = self.reader.engine.tokenizer
         room = self.reader.engine.card.window - sampling.max_tokens - tokenizer.count(request) - 512
+        cut_off = False
         while len(parts) > 1:
             group, rest = _fitting(parts, room, tokenizer.count)
-            listed = "\n\n".join(f"Part {number}:\n{part}" for number, part in enumerate(group, 1))
+            listed = "\n\n".join(f"Part {place}:\n{part}" for place, part in enumerate(group, 1))
             prompt = self.prompts.fill(
                 "combine", count=str(len(group)), parts=listed, request=request.strip("\n- ")
             )
-            parts = [self.reader.write(None, [Turn("user", prompt)], sampling, draft=True).text, *rest]
-        return parts[0]
+            written = self.reader.write(None, [Turn("user", prompt)], sampling, draft=number)
+            cut_off = cut_off or written.cut_off
+            parts = [written.text, *rest]
+        return parts[0], cut_off
 
-    def _likeliest(self, parts: Sequence[str], text: str) -> list[tuple[Section, str]]:
-        """The sections whose own answers share most words with the final one, at most `QUOTED_SECTIONS`."""
-        words = set(text.lower().split())
-        pairs = list(zip(self.sections, parts, strict=True))
-        pairs.sort(key=lambda pair: -len(words & set(pair[1].lower().split())))
-        return pairs[:QUOTED_SECTIONS]
+
+def told(text: str) -> tuple[str, bool]:
+    """An answer without its mark, and whether the text gives one."""
+    left = _ABSENT.sub("", text, count=1)
+    if left == text:
+        return text, True
+    return left or "The document does not say.", False
+
+
+def _likeliest(parts: Sequence[Part], text: str) -> list[Part]:
+    """The parts that share most words with the final answer, at most `QUOTED_SECTIONS`."""
+    words = set(text.lower().split())
+    return sorted(parts, key=lambda part: -len(words & set(part.text.lower().split())))[:QUOTED_SECTIONS]
 
 
 def wish(label: str, value: str | None) -> str:

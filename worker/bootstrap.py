@@ -21,6 +21,7 @@ from worker.engine import Engine, FakeEngine, MemoryOptions, Request, Sampling, 
 from worker.parsing import Parsing
 from worker.pipeline import Pipeline
 from worker.prompts import Prompts
+from worker.tools import HttpCaller
 from worker.webhooks import Webhooks, network_policy
 
 log = structlog.get_logger()
@@ -130,7 +131,12 @@ def model_worker(settings: Settings, *, ring: Ring) -> ModelWorker:
     pipeline = Pipeline(
         record,
         engine,
-        Prompts(),
+        Prompts(settings.prompts),
+        HttpCaller(
+            secret=settings.signing_secret,
+            policy=network_policy(settings.webhook_allow),
+            timeout_s=settings.tool_timeout_s,
+        ),
         worker_id=worker_id,
         heartbeat_s=settings.heartbeat_s,
         lease_s=settings.lease_s,

@@ -8,7 +8,14 @@ from typing import Literal, TypedDict
 
 from rapidfuzz import fuzz
 
-from worker.source import Source, Span, squeeze
+from worker.source import SHORTEST, Source, Span, squeeze
+
+_PAGE = r"(?:[Pp]ages?|[Pp]p?\.)\s*|第\s*"
+#: A page that an answer claims for the quotation before it (`“…” (page 7)`) or after it (`Page 7: “…”`).
+_AFTER = re.compile(rf"^[”\"“»」』]?[.,;]?\s*[(\[（,]?\s*(?:on\s+|see\s+|在)?(?:{_PAGE})(\d+)")
+_BEFORE = re.compile(
+    rf"(?:{_PAGE})(\d+)\s*页?(?:\s+(?:says|states|reads|notes))?(?:\s+that)?[\s:：,(（]*[“\"„«「『]?$"
+)
 
 Match = Literal["exact", "normalized", "close", "none"]
 
@@ -21,7 +28,7 @@ class Citation(TypedDict):
     """A quotation and where it stands; offsets count characters of the page's text."""
 
     quote: str
-    document_id: str
+    document_id: str | None
     page: int | None
     place: str | None
     label: str | None
@@ -40,7 +47,7 @@ def quotations(text: str) -> list[str]:
 def verify(quote: str, sources: Sequence[Source]) -> Citation:
     """Find a quotation: letter by letter, then without blanks and hyphens, then the closest passage.
 
-    What is nowhere comes back with `verified` false and no page.
+    What is nowhere comes back with `verified` false, and neither document nor page.
     """
     quote = quote.strip()
     for source in sources:
@@ -57,6 +64,29 @@ def verify(quote: str, sources: Sequence[Source]) -> Citation:
     return _closest(quote, wanted, sources)
 
 
+def at(source: Source, page: int, start: int, end: int) -> Citation:
+    """The quotation of a place that is known: characters `start` to `end` of the page with index `page`."""
+    span = Span(source.starts[page] + start, source.starts[page] + end)
+    return _found(source.text[span.start : span.end], source, span, "exact")
+
+
+def put_right(text: str, citations: Iterable[Citation]) -> str:
+    """An answer in which the page claimed right beside a verified quotation is the page it was found on."""
+    for citation in citations:
+        at = text.find(citation["quote"])
+        if citation["page"] is None or not citation["verified"] or at < 0:
+            continue
+        end = at + len(citation["quote"])
+        claimed = _AFTER.search(text[end : end + 60])
+        shift = end
+        if claimed is None:
+            claimed, shift = _BEFORE.search(text[max(0, at - 60) : at]), max(0, at - 60)
+        if claimed is not None:
+            start, stop = (shift + place for place in claimed.span(1))
+            text = text[:start] + str(citation["page"]) + text[stop:]
+    return text
+
+
 def unique(citations: Iterable[Citation]) -> list[Citation]:
     """Citations without those that point at the same passage as an earlier one."""
     kept: dict[tuple[object, ...], Citation] = {}
@@ -68,19 +98,18 @@ def unique(citations: Iterable[Citation]) -> list[Citation]:
 
 def _closest(quote: str, wanted: str, sources: Sequence[Source]) -> Citation:
     best: tuple[float, Source, Span] | None = None
-    for source in sources:
+    for source in sources if len(wanted) >= SHORTEST else ():
         text, offsets = source.squeezed
-        if len(wanted) < 12 or len(text) < len(wanted):
+        if len(text) < len(wanted):
             continue
-        cutoff = best[0] if best else CLOSE_ENOUGH
-        found = fuzz.partial_ratio_alignment(wanted, text, score_cutoff=cutoff)
+        found = fuzz.partial_ratio_alignment(wanted, text, score_cutoff=best[0] if best else CLOSE_ENOUGH)
         if found is not None and found.dest_end > found.dest_start:
             span = Span(int(offsets[found.dest_start]), int(offsets[found.dest_end - 1]) + 1)
             best = found.score, source, span
     if best is None:
         return Citation(
-            quote=quote, document_id=sources[0].document_id, page=None, place=None, label=None, start=None,
-            end=None, verified=False, match="none", score=0.0,
+            quote=quote, document_id=None, page=None, place=None, label=None, start=None, end=None,
+            verified=False, match="none", score=0.0,
         )  # fmt: skip
     score, source, span = best
     return _found(quote, source, span, "close", score=round(score / 100, 4))

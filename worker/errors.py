@@ -2,6 +2,7 @@
 
 JobError
 ├── InstructionTooLong     the question alone does not leave room for an answer
+├── UnknownKind            there is no prompt for it
 ├── DoesNotFit             `reading: whole`, and the documents are longer than what fits
 ├── OutputCutOff           the answer reached its limit before the JSON was complete
 ├── OutputInvalid          the JSON does not fit its schema
@@ -27,6 +28,12 @@ class InstructionTooLong(JobError):
     """The instruction is too long for this model. Shorten it, or ask for fewer tokens."""
 
     code = "instruction_too_long"
+
+
+class UnknownKind(JobError):
+    """There is no such kind of job. Take one of ours, or put its prompt into UNABRIDGED_PROMPTS."""
+
+    code = "unknown_kind"
 
 
 class DoesNotFit(JobError):

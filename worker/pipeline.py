@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Any
 
 import structlog
@@ -11,19 +10,21 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from jobs.errors import LeaseLost
 from jobs.ledger import Outcome
-from jobs.params import PARAMS
+from jobs.params import params_of
 from jobs.record import Record
 from jobs.status import Kind, Status
 from jobs.tables import JobRow
 from worker.assignment import Assignment, Result
 from worker.citations import count_verified
 from worker.engine import Cancelled, Capacity, DeadlineExceeded, Engine, EngineError, EngineStopped
-from worker.errors import DoesNotFit, InternalError, JobError
+from worker.errors import DoesNotFit, InternalError, JobError, UnknownKind
 from worker.heart import Heart
-from worker.kinds import RUN
+from worker.kinds import RUN, own
 from worker.library import Layout, Library
 from worker.prompts import Prompts
 from worker.reader import Reader, Tally, deadline_in
+from worker.room import room_for_answers
+from worker.tools import Caller, Desk
 
 log = structlog.get_logger()
 
@@ -36,6 +37,7 @@ class Pipeline:
         record: Record,
         engine: Engine,
         prompts: Prompts,
+        caller: Caller,
         *,
         worker_id: str,
         heartbeat_s: float,
@@ -44,6 +46,7 @@ class Pipeline:
         self._record = record
         self._engine = engine
         self._prompts = prompts
+        self._caller = caller
         self._library = Library(record, engine.tokenizer, system=prompts.system)
         self._worker_id = worker_id
         self._heartbeat_s = heartbeat_s
@@ -100,23 +103,29 @@ class Pipeline:
             every_s=self._heartbeat_s,
             lease_s=self._lease_s,
         )
-        params = PARAMS[Kind(job.kind)].model_validate(job.params)
+        params = params_of(job.kind).model_validate(job.params)
+        room = self._engine.card.window // 16
+        desk = Desk(params, self._caller, job_id=job.id, room=room)
         try:
             with heart:  # from here on: counting the tokens of a long document may outlast the lease
                 layout = self._layout(job)
                 reader.sections = layout.sections
-                result = self._kind(job, Assignment(params, layout.sources, reader, self._prompts))
+                result = self._kind(job, Assignment(params, layout.sources, reader, self._prompts, desk))
         except Cancelled:
             if heart.lost:
                 raise LeaseLost from None
             raise
         return Outcome(
-            result=result.to_json(),
+            result={**result.to_json(), "calls": [call.to_json() for call in desk.calls]},
             coverage=self._coverage(job, layout, result),
             usage={"parse_s": layout.parse_s, **_usage(job, reader.tally, started)},
         )
 
     def _kind(self, job: JobRow, assignment: Assignment) -> Result:
+        if job.kind in self._prompts.own_kinds:
+            return own.run(assignment, job.kind)
+        if job.kind not in RUN:
+            raise UnknownKind(f"The worker has no prompt {job.kind}.md. {UnknownKind.__doc__}")
         run = RUN[Kind(job.kind)]
         if job.kind != Kind.CHAT:
             return run(assignment)
@@ -144,7 +153,7 @@ class Pipeline:
 
     def _coverage(self, job: JobRow, layout: Layout, result: Result) -> dict[str, Any]:
         sources, sections = layout.sources, layout.sections
-        given, verified = count_verified(chain.from_iterable(answer.citations for answer in result.answers))
+        given, verified = count_verified(result.quoted())
         read = {(piece.source, piece.page) for section in sections for piece in section.pieces}
         card = self._engine.card
         return {
@@ -169,11 +178,6 @@ class Pipeline:
             "quotes_given": given,
             "quotes_verified": verified,
         }
-
-
-def room_for_answers(fits: int) -> int:
-    """Tokens kept free for instruction and answer; the same for every job, so that all share one reading."""
-    return min(max(fits // 4, 256), 16_384)
 
 
 def _usage(job: JobRow, tally: Tally, started: datetime) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from jobs.ledger import Progress
 from jobs.status import Phase
@@ -25,7 +27,13 @@ from worker.engine import (
 )
 from worker.engine.types import FinishReason
 from worker.errors import InstructionTooLong
+from worker.room import room_for_answers
 from worker.section import Section
+
+Made = TypeVar("Made")
+
+#: Requests of one job under way at once.
+AT_ONCE = 8
 
 
 @dataclass
@@ -41,18 +49,39 @@ class Tally:
     check_s: float = 0.0
     first_token_s: float | None = None
 
+    def spent(self) -> dict[str, float]:
+        """Seconds of each part."""
+        return {name: getattr(self, name) for name in ("wait_s", "read_s", "write_s", "check_s")}
+
+    def fit(self, before: Mapping[str, float], seconds: float) -> None:
+        """Bring what was spent since `before` by requests beside each other down to the time that passed."""
+        added = {name: value - before[name] for name, value in self.spent().items()}
+        scale = min(1.0, seconds / (sum(added.values()) or 1.0))
+        for name, value in added.items():
+            setattr(self, name, before[name] + scale * value)
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What the model wrote, and why it ended."""
+    """What the model wrote, to the last blank, and why it ended."""
 
-    text: str
+    raw: str
     reason: FinishReason
+
+    @property
+    def text(self) -> str:
+        """Without blanks around it."""
+        return self.raw.strip()
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it ended at its limit, not because all was said."""
+        return self.reason == "length"
 
 
 @dataclass
 class Reader:
-    """One job's way to the engine. `cancel` may be called from any thread, also between two requests."""
+    """One job's way to the engine. Any thread may call it; `cancel` also works between two requests."""
 
     engine: Engine
     sections: Sequence[Section]
@@ -61,8 +90,8 @@ class Reader:
     _phase: Phase = Phase.READING
     _read: dict[int, int] = field(default_factory=dict)
     _counted: set[int | None] = field(default_factory=set)
-    _draft: str | None = None
-    _running: Generation | None = None
+    _drafts: dict[int, str] = field(default_factory=dict)
+    _running: set[Generation] = field(default_factory=set)
     _cancelled: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -74,11 +103,13 @@ class Reader:
         *,
         mask: TokenMask | None = None,
         answer_start: str = "",
-        draft: bool = False,
+        draft: int | None = None,
+        check: bool = False,
     ) -> Written:
         """Have the model answer `turns` after reading `section` (None: only the system prompt).
 
-        With `draft`, people see the text grow. `answer_start` is part of the answer, not of what is returned.
+        People see the text grow as answer number `draft`. `answer_start` is part of the answer, not of what
+        is returned. `check`: this looks up passages, which is told apart in the receipt.
 
         Raises:
             InstructionTooLong: the turns leave no room for the answer.
@@ -94,17 +125,43 @@ class Reader:
             mask=mask,
             deadline=self.deadline,
         )
-        if draft:
-            self._draft = ""
+        if draft is not None:
+            self._drafts[draft] = ""
             self._phase = Phase.WRITING if len(self._read) == len(self.sections) else Phase.READING
         try:
-            return self._follow(self._submit(request), section)
+            return self._follow(self._submit(request), section, draft, answer_start, check=check)
         except PromptTooLong as exc:
             raise InstructionTooLong(
                 f"The instruction needs {len(request.suffix):,} tokens and the answer up to "
                 f"{sampling.max_tokens:,}; beside the {len(prefix):,} of the text the model has room for "
                 f"{exc.tokens_fit - len(prefix):,}. Shorten the instruction or lower max_tokens."
             ) from exc
+
+    @property
+    def room(self) -> int:
+        """Tokens there are for instruction and answer, beside what is read."""
+        return room_for_answers(self.engine.capacity().tokens_fit)
+
+    def together(self, tasks: Sequence[Callable[[], Made]]) -> list[Made]:
+        """What the tasks make, in their order: the first alone, since it reads the text, then all others.
+
+        The first error stops the requests under way and is raised.
+        """
+        if not tasks:
+            return []
+        made = [tasks[0]()]
+        began, before = time.monotonic(), self.tally.spent()
+        with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+            futures = [pool.submit(task) for task in tasks[1:]]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._stop()
+                raise
+        self.tally.fit(before, time.monotonic() - began)
+        return made + [future.result() for future in futures]
 
     def checking(self) -> None:
         """The answer is written; from here on quotations are looked for."""
@@ -114,8 +171,7 @@ class Reader:
         """Stop the running request, and every later one."""
         with self._lock:
             self._cancelled = True
-            if self._running is not None:
-                self._running.cancel()
+        self._stop()
 
     def progress(self) -> Progress:
         """How far the job is; may be asked from any thread."""
@@ -135,17 +191,38 @@ class Reader:
             tokens_done=done,
             tokens_total=total,
             eta_s=round((total - done) / speed, 1) if speed and done < total else None,
-            draft=self._draft,
+            draft="\n\n".join(self._draft_texts()) if self._drafts else None,
         )
 
     def _submit(self, request: Request) -> Generation:
         with self._lock:
             if self._cancelled:
                 raise Cancelled
-            self._running = self.engine.submit(request)
-            return self._running
+            generation = self.engine.submit(request)
+            self._running.add(generation)
+            return generation
 
-    def _follow(self, generation: Generation, section: Section | None) -> Written:
+    def _stop(self) -> None:
+        with self._lock:
+            for generation in self._running:
+                generation.cancel()
+
+    def _draft_texts(self) -> list[str]:
+        drafts = dict(self._drafts)  # others write meanwhile
+        return [drafts[number] for number in sorted(drafts) if drafts[number]]
+
+    def _follow(
+        self, generation: Generation, section: Section | None, draft: int | None, start: str, *, check: bool
+    ) -> Written:
+        try:
+            return self._followed(generation, section, draft, start, check=check)
+        finally:
+            with self._lock:
+                self._running.discard(generation)
+
+    def _followed(
+        self, generation: Generation, section: Section | None, draft: int | None, start: str, *, check: bool
+    ) -> Written:
         text = ""
         number = next((n for n, known in enumerate(self.sections) if known is section), None)
         for event in generation:
@@ -157,14 +234,15 @@ class Reader:
                     if self._phase is Phase.READING and len(self._read) == len(self.sections):
                         self._phase = Phase.WRITING
                     text += event.text
-                    if self._draft is not None and self._phase is not Phase.CHECKING:
-                        self._draft = text
+                    if draft is not None:
+                        self._drafts[draft] = start + text
                 case Finished(reason=reason, usage=usage):
-                    self._count(usage, number)
-                    return Written(text.strip(), reason)
+                    with self._lock:
+                        self._count(usage, number, check=check)
+                    return Written(text, reason)
         raise RuntimeError("the engine ended an answer without saying so")
 
-    def _count(self, usage: Usage, number: int | None) -> None:
+    def _count(self, usage: Usage, number: int | None, *, check: bool) -> None:
         tally = self.tally
         if tally.first_token_s is None:
             tally.first_token_s = usage.first_token_s
@@ -174,7 +252,7 @@ class Reader:
         tally.tokens_read += usage.prefix_tokens + usage.suffix_tokens - usage.reused_tokens
         tally.tokens_written += usage.completion_tokens
         tally.wait_s += usage.queue_s
-        if self._phase is Phase.CHECKING:
+        if check:
             tally.check_s += usage.read_s + usage.write_s
         else:
             tally.read_s += usage.read_s

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 
 import numpy as np
 
@@ -17,6 +19,12 @@ from worker.source import Source, passages
 LONGEST_QUOTE = 96
 #: Fewer tokens of text than this beside a heading are not worth a section.
 LEAST_ROOM = 32
+#: How a page begins on which a chapter, article or numbered section does.
+_HEADING = re.compile(
+    r"\s*(?:#{1,6} |(?:chapter|part|section|article|appendix|annex|schedule)\s+[\divxlca-z]{1,8}\b"
+    r"|第[零〇一二三四五六七八九十百\d]+[编篇章节部]|\d{1,2}(?:\.\d{1,2}){0,3}\.?\s+(?-i:[A-Z\u4e00-\u9fff]))",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,19 +168,29 @@ Part = tuple[int, int, str]  #: source, page, text of the page or of a piece of 
 def _groups(
     pages: Sequence[Part], tokenizer: PromptTokenizer, sources: Sequence[Source], room: int
 ) -> list[list[Part]]:
-    """Pages in order, as many to a group as fit `room` tokens with their headings."""
-    groups: list[list[Part]] = [[]]
+    """Pages in order, as many to a group as fit `room` tokens with their headings.
+
+    A group ends before a page that begins with a heading, if there is one in its last third.
+    """
     heading = 24 + max(tokenizer.count(source.filename) for source in sources)
     if room - heading < LEAST_ROOM:
         raise DoesNotFit("The model's window is too small for so many documents at once; name fewer.")
-    used = 0
-    for source, page, text in pages:
-        for part, tokens in _halves(text, tokenizer, room - heading):
-            if groups[-1] and used + tokens + heading > room:
-                groups.append([])
-                used = 0
-            groups[-1].append((source, page, part))
-            used += tokens + heading
+    parts = [
+        ((source, page, part), tokens + heading)
+        for source, page, text in pages
+        for part, tokens in _halves(text, tokenizer, room - heading)
+    ]
+    before = [0, *accumulate(tokens for _, tokens in parts)]
+    groups, start = [], 0
+    while start < len(parts):
+        end = max(start + 1, bisect_right(before, before[start] + room) - 1)
+        if end < len(parts):
+            least = bisect_left(before, before[start] + 2 * room // 3)
+            candidates = range(end, max(least, start + 1) - 1, -1)
+            headed = (at for at in candidates if _HEADING.match(parts[at][0][2]))
+            end = next(headed, end)
+        groups.append([part for part, _ in parts[start:end]])
+        start = end
     return groups
 
 

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 import parsers
 
 #: Left out when two texts are compared loosely: blanks, and what line breaks and typesetting put in.
-_LOOSE = re.compile(r"[\s\-‐‑‒–—\u00ad\u200b]+")
+_LOOSE = np.array([chr(code).isspace() or chr(code) in "-‐‑‒–—\u00ad\u200b" for code in range(0x3100)])
 _QUOTES = str.maketrans("“”„«»‘’‚", '""""' + '"' + "'''")
 #: The end of a sentence, of a paragraph, or of a line (which may be neither).
 _BREAKS = re.compile(r"(?<=[.!?])[\"”')\]]*\s+|(?<=[。！？])[”」』]?|\n\s*\n|\n")
 
 #: A passage worth quoting, in characters.
 SHORTEST, LONGEST = 12, 400
+#: A full stop after so few characters on a line is that of a number or an abbreviation.
+_NO_SENTENCE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,8 @@ class Source:
 def squeeze(text: str) -> tuple[str, NDArray[np.int64]]:
     """A text as loose comparison sees it, in lower case, and the offset of each character that is left."""
     codes = np.frombuffer(text.translate(_QUOTES).encode("utf-32-le"), np.uint32)
-    blanked = _LOOSE.sub(lambda run: "\0" * len(run[0]), text)
-    offsets = np.flatnonzero(np.frombuffer(blanked.encode("utf-32-le"), np.uint32))
+    loose = _LOOSE[np.minimum(codes, len(_LOOSE) - 1)]
+    offsets = np.flatnonzero(~loose)
     left = codes[offsets].tobytes().decode("utf-32-le")
     return left.replace("İ", "i").lower(), offsets  # the one letter that is two in lower case
 
@@ -83,6 +85,21 @@ def passages(text: str) -> Iterator[Span]:
         span = _trimmed(text, start, end)
         lines = [span] if span.end - span.start <= LONGEST else _lines(text, span)
         yield from (line for line in lines if SHORTEST <= line.end - line.start <= LONGEST)
+        start = end
+
+
+def paragraphs(text: str) -> Iterator[Span]:
+    """A text in sentences, headings and rows, in order, with nothing left out.
+
+    What is too short to end a sentence ("2.", "Art.") belongs to what follows it on its line.
+    """
+    start = 0
+    for end in [*_boundaries(text), len(text)]:
+        span = _trimmed(text, start, end)
+        if span.end - span.start <= _NO_SENTENCE and end < len(text) and "\n" not in text[span.end : end]:
+            continue
+        if span.end > span.start:
+            yield span
         start = end
 
 

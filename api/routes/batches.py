@@ -9,7 +9,7 @@ from flask import request
 
 from api.examples import BATCH, NEW_BATCH
 from api.openapi import operation
-from api.problems import InvalidRequest, InvalidSchema, WebhookRefused
+from api.problems import InvalidRequest, InvalidSchema, ToolRefused, WebhookRefused
 from api.request import Request
 from api.services import services
 from jobs.errors import BatchNotFound, DocumentFailed, DocumentNotFound, IdempotencyKeyReused, QueueFull
@@ -30,6 +30,7 @@ blueprint = APIBlueprint("batches", __name__, url_prefix="/v1/batches", tag="Bat
     InvalidRequest,
     InvalidSchema,
     QueueFull,
+    ToolRefused,
     UnsupportedSchema,
     WebhookRefused,
 )

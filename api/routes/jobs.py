@@ -9,9 +9,18 @@ from flask import Response, request
 
 from api.answers import DeliveryList, JobList, JobQuery, Result
 from api.events import Mark, events, shown
-from api.examples import JOB, NEW_JOBS, RESULT
+from api.examples import JOB, NEW_JOBS, QUOTE, RESULT
 from api.openapi import operation
-from api.problems import InvalidPreviousJob, InvalidRequest, InvalidSchema, TooManyStreams, WebhookRefused
+from api.problems import (
+    InvalidPreviousJob,
+    InvalidRequest,
+    InvalidSchema,
+    TextNotReady,
+    ToolRefused,
+    TooManyStreams,
+    WebhookRefused,
+)
+from api.quote import Quote, quote
 from api.request import Request
 from api.services import services
 from jobs.errors import (
@@ -26,12 +35,14 @@ from jobs.errors import (
 from jobs.objects import Delivery, Job
 from jobs.page import Page
 from jobs.params import NewJob
-from jobs.status import FINAL, Kind, Status
+from jobs.status import FINAL, Status
 from jobs.tables import JobRow
 from worker.engine.errors import UnsupportedSchema
 from worker.errors import InstructionTooLong
 
 blueprint = APIBlueprint("jobs", __name__, url_prefix="/v1/jobs", tag="Jobs")
+
+quotes = APIBlueprint("quotes", __name__, url_prefix="/v1/quote", tag="Jobs")
 
 STREAM = (
     "Events `job` (data: the job, whenever its version changed) and `text` (data: `{offset, text}`, what was "
@@ -53,6 +64,7 @@ LOOK_AGAIN_S = 1
     InvalidRequest,
     InvalidSchema,
     QueueFull,
+    ToolRefused,
     UnsupportedSchema,
     WebhookRefused,
     responses={200: {"description": "With `Prefer: wait`: the job ended meanwhile."}},
@@ -79,6 +91,27 @@ def list_jobs(query: JobQuery) -> JobList:
     return JobList.of(page, Job.of)
 
 
+@quotes.post("")
+@operation(
+    DocumentFailed,
+    DocumentNotFound,
+    InstructionTooLong,
+    InvalidPreviousJob,
+    InvalidRequest,
+    InvalidSchema,
+    TextNotReady,
+    ToolRefused,
+    UnsupportedSchema,
+    WebhookRefused,
+)
+@quotes.input(NewJob, arg_name="new", examples=NEW_JOBS)
+@quotes.output(Quote, example=QUOTE)
+def create_quote(new: NewJob) -> Quote:
+    """Ask what a job would take: tokens, whether they fit, seconds. Nothing is queued."""
+    services().admission.check(new, new.document_ids)
+    return quote(services().record, new, new.document_ids)
+
+
 @blueprint.get("/<job_id>")
 @operation(JobNotFound)
 @blueprint.output(Job, example=JOB)
@@ -95,9 +128,7 @@ def get_result(job_id: str) -> Result:
     row = services().record.ledger.get(job_id)
     if row.status != Status.COMPLETED or row.result is None:
         raise ResultNotReady(f"The job is {row.status} and has no result.")
-    return Result(
-        job_id=row.id, kind=Kind(row.kind), result=row.result, coverage=row.coverage, usage=row.usage
-    )
+    return Result(job_id=row.id, kind=row.kind, result=row.result, coverage=row.coverage, usage=row.usage)
 
 
 @blueprint.post("/<job_id>/cancel")

@@ -11,9 +11,12 @@ from story import OUTCOME, Story
 from werkzeug.test import TestResponse
 
 from api.admission import check_webhook
+from api.app import create_app
 from api.problems import WebhookRefused
+from api.services import assemble
 from jobs.ids import new_id
 from jobs.record import Record
+from settings import Settings
 from worker.webhooks import network_policy
 
 
@@ -196,3 +199,57 @@ def test_a_chat_follows_a_completed_chat_over_the_same_documents(
     record.ledger.complete(question, OUTCOME)
     assert refused(say(question.id, document_id)) == (422, "invalid_previous_job", [])
     assert refused(say(new_id("job"), document_id)) == (404, "job_not_found", [])
+
+
+def named(url: str = "https://example.org/t", **changes: Any) -> dict[str, Any]:
+    parameters = object_of(city={"type": "string"})
+    return {"name": "t", "description": "Tells.", "parameters": parameters, "url": url, **changes}
+
+
+@pytest.mark.parametrize(
+    ("tool", "code", "at"),
+    [
+        (named("http://example.org/t"), "tool_refused", "/params/tools/0/url"),
+        (named("https://127.0.0.1/t"), "tool_refused", "/params/tools/0/url"),
+        (named("https://localhost/t"), "tool_refused", "/params/tools/0/url"),
+        (named("ftp://example.org"), "invalid_request", "/params/tools/0/url"),
+        (named(name="two words"), "invalid_request", "/params/tools/0/name"),
+        (named(parameters={"type": "array"}), "invalid_request", "/params/tools/0/parameters"),
+        (
+            named(parameters=object_of(a={"$ref": "https://example.org/schema.json"})),
+            "invalid_schema",
+            "/params/tools/0/parameters/properties/a/$ref",
+        ),
+    ],
+)
+def test_a_tool_that_may_not_be_called_is_refused(
+    client: FlaskClient, document_id: str, tool: dict[str, Any], code: str, at: str
+) -> None:
+    params = {"question": "x", "tools": [tool]}
+    response = client.post("/v1/jobs", json={"kind": "ask", "document_ids": [document_id], "params": params})
+    assert refused(response) == (422, code, [at])
+
+
+def test_tools_are_named_once_and_only_by_kinds_that_call_them(client: FlaskClient, document_id: str) -> None:
+    for kind, params in (
+        ("ask", {"question": "x", "tools": [named()] * 2}),
+        ("summarize", {"tools": [named()]}),
+    ):
+        response = client.post(
+            "/v1/jobs", json={"kind": kind, "document_ids": [document_id], "params": params}
+        )
+        assert response.status_code == 422
+    params = {"question": "x", "tools": [named()]}
+    response = client.post("/v1/jobs", json={"kind": "ask", "document_ids": [document_id], "params": params})
+    assert response.status_code == 202
+
+
+def test_a_prompt_file_of_the_owner_is_a_kind(settings: Settings, record: Record, document_id: str) -> None:
+    folder = settings.data / "prompts"
+    folder.mkdir()
+    (folder / "obligations.md").write_text("List them.$focus")
+    ours = settings.model_copy(update={"prompts": folder})
+    app = create_app(assemble(ours, record, broker_answers=lambda: True, migrated=lambda: True))
+    body = {"kind": "obligations", "document_ids": [document_id], "params": {"focus": "rent"}}
+    assert app.test_client().post("/v1/jobs", json=body).status_code == 202
+    assert app.test_client().post("/v1/jobs", json={**body, "kind": "rights"}).status_code == 422

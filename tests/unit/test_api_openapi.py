@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 from api import examples
 from api.answers import Result
 from api.catalogue import ROOMS, entries
+from api.quote import Quote
 from jobs.objects import Batch, Document, Job
 from jobs.params import NewBatch, NewJob
 from jobs.status import Kind
@@ -37,7 +38,7 @@ def test_every_route_is_described(app: APIFlask, spec: dict[str, Any]) -> None:
         if rule.endpoint.partition(".")[0] not in {"pages", "reference", "openapi", "static"}
     }
     assert {(method, path) for method, path, _ in operations(spec)} == routes
-    assert len(routes) == 20
+    assert len(routes) == 21
 
 
 def test_every_operation_has_its_own_name_and_says_what_it_does(spec: dict[str, Any]) -> None:
@@ -108,6 +109,7 @@ def test_there_is_a_good_example_of_every_kind() -> None:
         (Job, examples.JOB),
         (Batch, examples.BATCH),
         (Result, examples.RESULT),
+        (Quote, examples.QUOTE),
     ],
 )
 def test_every_example_is_complete(model: Any, example: dict[str, Any]) -> None:

@@ -7,8 +7,17 @@ from typing import Any, cast
 
 import pytest
 
-from api.client import Citation, Coverage, Job, Usage
-from api.display import Display, citation_line, markdown, receipt_line, state_of, time_lines
+from api.client import Citation, Coverage, Job, Usage, WorkerQuote
+from api.display import (
+    Display,
+    change_line,
+    citation_line,
+    markdown,
+    quote_line,
+    receipt_line,
+    state_of,
+    time_lines,
+)
 
 
 def citation(**more: Any) -> Citation:
@@ -202,3 +211,28 @@ def test_markdown_has_question_answer_citation_and_receipt() -> None:
 
     assert page.startswith("# tower.pdf\n\n## How high?\n\nTen steps.\n\n- [1] page 12 ✓")
     assert "\n---\n\nRead 30 of 34 pages" in page
+
+
+def test_a_change_is_a_line_with_both_places_and_the_words_that_differ() -> None:
+    change = {
+        "kind": "changed",
+        "before": {"place": "page 4"},
+        "after": {"place": "page 5"},
+        "words": [["=", "within "], ["-", "thirty"], ["+", "sixty"], ["=", " days"]],
+    }
+    assert change_line(3, change) == "[3] changed, page 4 → page 5: within [-thirty-]{+sixty+} days"
+
+
+def test_a_quote_says_what_fits_and_how_long_it_takes() -> None:
+    worker: WorkerQuote = {
+        "worker_id": "w", "model": "m@1", "tokens": 17_398, "exact": True, "tokens_fit": 1_000_000,
+        "fits": True, "sections": 1, "already_read": False, "read_s": 75.2, "write_s": None,
+    }  # fmt: skip
+    assert quote_line(worker) == (
+        "m@1: 17,398 tokens of 1,000,000 that fit, read whole; "
+        "1 min 15 s of reading, writing not measured yet."
+    )
+    about = quote_line({**worker, "exact": False, "fits": False, "sections": 3, "already_read": True})
+    assert about.startswith(
+        "m@1: about 17,398 tokens of 1,000,000 that fit, read in 3 sections; already read,"
+    )

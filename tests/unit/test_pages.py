@@ -19,6 +19,7 @@ from api.pages import asked, duration, markdown, wanted
 from api.problems import InvalidRequest
 from api.services import Services
 from jobs.ledger import Outcome, Progress
+from jobs.params import NewJob
 from jobs.record import Record
 from jobs.status import Kind, Phase, Status
 from jobs.tables import DocumentRow, JobRow
@@ -474,3 +475,84 @@ def test_an_answer_can_be_formatted_but_not_lead_or_load_anything() -> None:
     shown = markdown("**Yes**\n\n<script>x</script> [a](https://example.org) ![b](https://example.org/b.png)")
     assert "<strong>Yes</strong>" in shown
     assert not re.search(r"<(script|a|img)\b", shown)
+
+
+def test_what_the_document_does_not_say_and_what_was_cut_off_are_said(
+    client: FlaskClient, record: Record, story: Story, harbour: DocumentRow
+) -> None:
+    answers = [
+        {"title": "Who?", "text": "It names nobody.", "found": False, "cut_off": False, "citations": []},
+        {"title": "Why?", "text": "Because", "found": True, "cut_off": True, "citations": []},
+    ]
+    call = {"tool": "rates", "arguments": {"to": "NOK"}, "output": "11.7", "error": None}
+    page = words(client.get(f"/jobs/{completed(record, story, harbour, answers, calls=[call]).id}"))
+    assert "not in the document It names nobody." in page
+    assert "reached its limit here" in page
+    assert 'rates {"to": "NOK"} 11.7' in page
+
+
+def test_changes_between_versions_are_shown_word_by_word_with_both_places(
+    client: FlaskClient, record: Record, story: Story, harbour: DocumentRow
+) -> None:
+    side = {"document_id": harbour.id, "page": 2, "place": "page 2", "start": 0, "end": 5}
+    changes = [
+        {
+            "kind": "changed",
+            "before": side,
+            "after": side,
+            "words": [["=", "in "], ["-", "May"], ["+", "<June>"]],
+        },
+        {"kind": "renumbered", "before": side, "after": side, "words": [["-", "1"], ["+", "2"]]},
+    ]
+    data = {"changes": changes, "unchanged": 7, "explained": 0}
+    answers = [{"title": None, "text": "It moved.", "found": True, "cut_off": False, "citations": []}]
+    response = client.get(f"/jobs/{completed(record, story, harbour, answers, data=data, kind='compare').id}")
+    assert "<del>May</del><ins>&lt;June&gt;</ins>" in response.text
+    assert "1 change" in words(response)
+    assert "shown 0 of 1 change" in words(response)
+    assert "7 paragraphs did not change, 1 of them but for the number" in words(response)
+
+
+def test_a_document_says_how_long_it_takes_to_read(
+    client: FlaskClient, record: Record, harbour: DocumentRow
+) -> None:
+    capacity = {"tokens_fit": 8_000, "read_tokens_per_s": 1.0, "write_tokens_per_s": 10.0}
+    record.workers.seen("w", card={"name": "m", "revision": "1", "window": 8_192}, capacity=capacity)
+    assert re.search(
+        r"To read About \d+ tokens, whole; about \d+ s", words(client.get(f"/documents/{harbour.id}"))
+    )
+
+
+def completed(
+    record: Record,
+    story: Story,
+    document: DocumentRow,
+    answers: list[dict[str, Any]],
+    *,
+    kind: str = "ask",
+    **result: Any,
+) -> JobRow:
+    """A completed job with these answers on a document."""
+    documents = [document, story.read_document()] if kind == "compare" else [document]
+    params = {"questions": ["Who?", "Why?"]} if kind == "ask" else {}
+    new = NewJob.model_validate(
+        {"kind": kind, "document_ids": [row.id for row in documents], "params": params}
+    )
+    job = story.begin(record.ledger.add(new)[0])
+    coverage = {
+        "documents": [
+            {"document_id": row.id, "filename": row.filename, "pages_read": 3, "pages_total": 3,
+             "pages_without_text": []}
+            for row in documents
+        ],
+        "tokens": 9, "reading": "whole", "sections": 1, "model": "m@1", "weights": "nf4", "quotes_given": 0,
+        "quotes_verified": 0, "parser_versions": ["text/1"], "prompt": "ask@1a2b3c4d",
+    }  # fmt: skip
+    seconds = dict.fromkeys(
+        ("parse_s", "wait_s", "read_s", "write_s", "check_s", "total_s", "first_token_s"), 1.0
+    )
+    usage = {"tokens_read": 9, "tokens_reused": 0, "tokens_written": 9, **seconds}
+    record.ledger.complete(
+        job, Outcome({"answers": answers, "data": None, "calls": [], **result}, coverage, usage)
+    )
+    return record.ledger.get(job.id)

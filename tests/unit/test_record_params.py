@@ -82,7 +82,7 @@ def test_a_body_that_is_not_right_is_refused(changes: dict[str, Any]) -> None:
 
 def test_a_kind_nobody_knows_is_refused() -> None:
     with pytest.raises(ValidationError, match="kind"):
-        NewJob.model_validate({"kind": "translate", "document_ids": ["doc_1"]})
+        NewJob.model_validate({"kind": "Translate!", "document_ids": ["doc_1"]})
 
 
 def test_a_comparison_needs_two_documents_and_no_batch() -> None:

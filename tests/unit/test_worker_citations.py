@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from parsers import Document, Page
-from worker.citations import quotations, unique, verify
+from worker.citations import put_right, quotations, unique, verify
 from worker.source import Source
 
 
@@ -53,6 +55,38 @@ def test_a_nearly_right_quotation_is_shown_where_it_is_close_to_but_not_verified
 def test_an_invented_quotation_has_no_page(quote: str) -> None:
     citation = verify(quote, [REPORT])
     assert (citation["page"], citation["match"], citation["verified"]) == (None, "none", False)
+
+
+def test_an_invented_quotation_is_of_no_document() -> None:
+    assert verify("The company was dissolved in the spring of that year.", [REPORT])["document_id"] is None
+
+
+def test_a_quotation_with_slips_is_found_in_a_long_document() -> None:
+    rng = random.Random(7)
+    words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 9))) for _ in range(3_000)]
+    pages = [" ".join(rng.choices(words, k=400)) for _ in range(100)]
+    long = source(*pages)
+    for number in rng.sample(range(100), 40):
+        begin = rng.randrange(1_000)
+        quote = list(pages[number][begin : begin + 200])
+        for _ in range(6):
+            quote[rng.randrange(len(quote))] = "z"
+        citation = verify("".join(quote), [long])
+        assert (citation["page"], citation["match"]) == (number + 1, "close")
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        ("It was “opened in 1912” (page 7).", "It was “opened in 1912” (page 1)."),
+        ("Page 31 says “opened in 1912”.", "Page 1 says “opened in 1912”."),
+        ("第 9 页：“opened in 1912”", "第 1 页：“opened in 1912”"),
+        ("It was “opened in 1912”, p. 4 of 12.", "It was “opened in 1912”, p. 1 of 12."),
+        ("On page 7 there is more. “opened in 1912”", "On page 7 there is more. “opened in 1912”"),
+    ],
+)
+def test_a_wrong_page_beside_a_quotation_is_put_right(said: str, right: str) -> None:
+    assert put_right(said, [verify("opened in 1912", [REPORT])]) == right
 
 
 def test_the_document_is_the_one_it_was_found_in() -> None:

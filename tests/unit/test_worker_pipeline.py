@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from reading import PAGES, add_document, answers, pipeline, run
 
-import parsers
-from jobs.objects import Job
 from jobs.params import NewJob
 from jobs.record import Record, open_record
 from jobs.status import Status
 from jobs.tables import Base, JobRow
 from settings import Settings
-from worker.engine import Engine, FakeEngine, NotFinite
-from worker.pipeline import Pipeline
+from worker.engine import FakeEngine, NotFinite
 from worker.prompts import Prompts
 
-PAGES = (
-    "The works at Bergen were opened in 1912. They are blue and quite heavy.",
-    "The company employs 1,204 people across three plants. Revenue was 55 million.",
-)
 SCHEMA = {
     "type": "object",
     "properties": {"employees": {"type": "integer"}, "city": {"type": "string", "maxLength": 20}},
@@ -33,44 +25,12 @@ SCHEMA = {
 }
 
 
+
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
     record = open_record(Settings(data=tmp_path), ring=lambda *_: None)
     Base.metadata.create_all(record.database.engine)
     return record
-
-
-def add_document(record: Record, *pages: str, name: str = "a.txt") -> str:
-    """A document that is parsed already; its id."""
-    with record.files.incoming() as file:
-        file.write("\f".join([name, *pages]).encode())
-        stored = file.keep()
-    row, _ = record.documents.add(stored, filename=name, password=None)
-    claimed = record.documents.claim(row.id)
-    assert claimed is not None
-    numbered = tuple(parsers.Page(number, text) for number, text in enumerate(pages, 1))
-    document = parsers.Document(numbered, None, "text/plain", True, (), "text/1")
-    record.files.save_text(stored.sha256, "1", json.dumps(document.to_json()).encode())
-    record.documents.ready(claimed, {"pages_total": len(pages), "parser_version": "1"})
-    return row.id
-
-
-def run(record: Record, engine: Engine, kind: str, *documents: str, **params: Any) -> Job:
-    """A job of this kind, run to its end."""
-    new = NewJob.model_validate({"kind": kind, "document_ids": documents, "params": params})
-    row, _ = record.ledger.add(new)
-    pipeline(record, engine).read(row.id)
-    return Job.of(record.ledger.get(row.id))
-
-
-def pipeline(record: Record, engine: Engine) -> Pipeline:
-    return Pipeline(record, engine, Prompts(), worker_id="w", heartbeat_s=0.005, lease_s=30)
-
-
-def answers(job: Job) -> list[dict[str, Any]]:
-    assert job.status == Status.COMPLETED, job.error
-    assert job.result is not None
-    return list(job.result["answers"])
 
 
 def test_an_answer_carries_citations_with_their_pages(record: Record) -> None:
@@ -164,7 +124,7 @@ def test_json_that_is_cut_off_fails_the_job(record: Record) -> None:
 def test_a_comparison_cites_every_document(record: Record) -> None:
     first = add_document(record, *PAGES)
     second = add_document(record, "The works at Oslo were opened in 1913.", name="b.txt")
-    job = run(record, FakeEngine({"differs": "The place."}), "compare", first, second)
+    job = run(record, FakeEngine({"differ": "The place."}), "compare", first, second)
     assert {citation["document_id"] for citation in answers(job)[0]["citations"]} == {first, second}
 
 

@@ -13,11 +13,11 @@ def test_a_second_question_is_written_not_checked() -> None:
     section = Section("Read.", engine.tokenizer)
     section.add(0, 0, "[page 1]\n", "The works at Bergen were opened in 1912.")
     reader = Reader(engine, [section], deadline_in(60))
-    reader.write(section, [Turn("user", "One?")], Sampling(), draft=True)
+    reader.write(section, [Turn("user", "One?")], Sampling(), draft=0)
     reader.checking()
-    reader.write(section, [Turn("user", "Two?")], Sampling(), draft=True)
+    reader.write(section, [Turn("user", "Two?")], Sampling(), draft=1)
     progress = reader.progress()
-    assert (progress.phase, progress.draft) == (Phase.WRITING, "Second.")
+    assert (progress.phase, progress.draft) == (Phase.WRITING, "First.\n\nSecond.")
     assert reader.tally.check_s == 0
 
 

@@ -45,6 +45,14 @@ def test_sections_hold_every_character_once_and_keep_to_the_budget(budget: int) 
     assert [read[index] for index in range(12)] == [page.text for page in BOOK.document.pages]
 
 
+@pytest.mark.parametrize("heading", ["Chapter 2", "## The second part", "第二章 总则", "2.1 Definitions"])
+def test_a_section_ends_before_a_heading_where_there_is_one_near_its_end(heading: str) -> None:
+    pages = [f"Page {n} tells of the item numbered {n}. " * 5 for n in range(1, 13)]
+    pages[5] = f"{heading}\n{pages[5]}"
+    first, *_ = laid_out([source("book", *pages)], 1_400)
+    assert first.pieces[-1].page == 4
+
+
 def test_one_endless_line_is_cut_anywhere() -> None:
     sections = laid_out([source("line", "x" * 5000)], 500)
     assert "".join(piece.text for section in sections for piece in section.pieces) == "x" * 5000

@@ -18,7 +18,7 @@ from worker.engine.errors import (
 )
 from worker.engine.fake import FakeEngine
 from worker.engine.loader import load_engine
-from worker.engine.masks import JsonSchemaMask, QuoteMask, check_schema
+from worker.engine.masks import CallMask, JsonSchemaMask, QuoteMask, check_schema
 from worker.engine.tokenizer import EncodedPrefix, PromptTokenizer, Turn
 from worker.engine.types import (
     Capacity,
@@ -37,6 +37,7 @@ from worker.engine.types import (
 )
 
 __all__ = [
+    "CallMask",
     "Cancelled",
     "Capacity",
     "DeadlineExceeded",

@@ -1,8 +1,9 @@
-"""Restrictions on what may be written: JSON that fits a schema, and verbatim quotations."""
+"""Restrictions on what may be written: JSON that fits a schema, calls of named tools, verbatim quotations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,22 @@ from numpy.typing import ArrayLike, NDArray
 from worker.engine.errors import UnsupportedSchema
 
 if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
     from worker.engine.tokenizer import PromptTokenizer
 
 _NOTHING: NDArray[np.int64] = np.empty(0, np.int64)
+
+
+#: Fixed separators: a weak model left free to write blanks may write nothing else.
+#: These win over an "x-guidance" key in the schema, which could switch enforcement off.
+_STRICT: JsonCompileOptions = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "lenient": False,
+    "coerce_one_of": False,
+}
 
 
 def check_schema(schema: dict[str, Any]) -> None:
@@ -27,18 +41,7 @@ def check_schema(schema: dict[str, Any]) -> None:
 
 def _grammar(schema: dict[str, Any]) -> str:
     try:
-        # Fixed separators: a weak model left free to write blanks may write nothing else.
-        # Overrides win over an "x-guidance" key in the schema, which could switch enforcement off.
-        grammar = LLMatcher.grammar_from_json_schema(
-            schema,
-            overrides={
-                "whitespace_flexible": False,
-                "item_separator": ", ",
-                "key_separator": ": ",
-                "lenient": False,
-                "coerce_one_of": False,
-            },
-        )
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_STRICT)
     except (TypeError, ValueError) as exc:
         raise UnsupportedSchema(f"The JSON Schema cannot be enforced: {exc}.") from exc
     if error := LLMatcher.validate_grammar(grammar):
@@ -46,16 +49,16 @@ def _grammar(schema: dict[str, Any]) -> str:
     return grammar
 
 
-class JsonSchemaMask:
-    """The answer is one JSON value that fits a schema, on a single line."""
+class _GrammarMask:
+    """The answer is a sentence of a grammar."""
 
-    def __init__(self, schema: dict[str, Any], tokenizer: PromptTokenizer) -> None:
-        """Raises `UnsupportedSchema`."""
-        self._matcher = LLMatcher(tokenizer.grammar_vocabulary(), _grammar(schema))
+    def __init__(self, grammar: str, tokenizer: PromptTokenizer, written: str = "") -> None:
+        self._matcher = LLMatcher(tokenizer.grammar_vocabulary(), grammar)
+        self._matcher.consume_tokens(tokenizer.encode(written))
         self._seen = 0
 
     def allowed(self, generated: Sequence[int]) -> NDArray[np.int64]:
-        """Ids of the tokens that keep the answer on the way to a fitting value."""
+        """Ids of the tokens that keep the answer on the way to a sentence of the grammar."""
         self._matcher.consume_tokens(list(generated[self._seen :]))
         self._seen = len(generated)
         if self._matcher.is_error():
@@ -64,6 +67,43 @@ class JsonSchemaMask:
             return _NOTHING
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         return np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+
+
+class JsonSchemaMask(_GrammarMask):
+    """The answer is one JSON value that fits a schema, on a single line."""
+
+    def __init__(self, schema: dict[str, Any], tokenizer: PromptTokenizer, written: str = "") -> None:
+        """`written`: how the value begins that is to be continued. Raises `UnsupportedSchema`."""
+        super().__init__(_grammar(schema), tokenizer, written)
+
+
+class CallMask(_GrammarMask):
+    """The answer calls one of the named tools with arguments that fit its schema, or none.
+
+    A call is `{"tool": "name", "arguments": {…}}`, none is `{"tool": null}`. A model with a tool template of
+    its own (`PromptTokenizer.speaks_tools`) writes the name, a line break and the arguments instead, and
+    begins with a line break where it calls none.
+    """
+
+    def __init__(self, tools: Mapping[str, dict[str, Any]], tokenizer: PromptTokenizer) -> None:
+        """`tools`: a JSON Schema of the arguments for each name. Raises `UnsupportedSchema`."""
+        rules, calls = [], []
+        for number, (name, schema) in enumerate(tools.items()):
+            _grammar(schema)  # its own reason, where it cannot be enforced
+            rules.append(f"arguments{number}: %json {json.dumps({**schema, 'x-guidance': _STRICT})}")
+            if tokenizer.speaks_tools:
+                calls.append(f"{_quoted(name + chr(10))} arguments{number}")
+            else:
+                opening = json.dumps({"tool": name, "arguments": None}).removesuffix("null}")
+                calls.append(f'{_quoted(opening)} arguments{number} "}}"')
+        none = "\n" if tokenizer.speaks_tools else json.dumps({"tool": None})
+        lark = "\n".join([f"start: {' | '.join([_quoted(none), *calls])}", *rules])
+        super().__init__(LLMatcher.grammar_from_lark(lark), tokenizer)
+
+
+def _quoted(text: str) -> str:
+    """A terminal of a grammar; its quoting is that of JSON."""
+    return json.dumps(text)
 
 
 class QuoteMask:

@@ -1,9 +1,9 @@
-"""Ask: questions answered one by one from a single reading."""
+"""Ask: many questions answered from a single reading, together."""
 
 from __future__ import annotations
 
 from jobs.params import AskParams
-from worker.assignment import Assignment, Result
+from worker.assignment import ABSENT, Assignment, Question, Result
 from worker.engine import Turn
 
 
@@ -11,11 +11,12 @@ def run(job: Assignment) -> Result:
     """One answer for each question, in their order."""
     params = job.params
     assert isinstance(params, AskParams)
-    return Result(
-        [
-            job.answer(
-                [Turn("user", job.prompts.fill("ask", question=question))], job.sampling(256), title=question
-            )
-            for question in params.questions
-        ]
-    )
+    questions = [
+        Question(
+            [Turn("user", job.prompts.fill("ask", question=question, absent=ABSENT))],
+            job.sampling(256),
+            title=question,
+        )
+        for question in params.questions
+    ]
+    return Result(job.answers(questions))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jobs.params import ChatParams
-from worker.assignment import Assignment, Result
+from worker.assignment import Assignment, Question, Result
 from worker.engine import Turn
 
 
@@ -18,4 +18,4 @@ def run(job: Assignment, history: Sequence[tuple[str, str]] = ()) -> Result:
         turns += [Turn("user", message), Turn("assistant", said)]
     turns.append(Turn("user", params.message))
     turns[0] = Turn("user", job.prompts.fill("chat", message=turns[0].text))
-    return Result([job.answer(turns, job.sampling(512))])
+    return Result([job.answer(Question(turns, job.sampling(512)))])

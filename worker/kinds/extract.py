@@ -1,53 +1,72 @@
-"""Extract: fields as JSON that fits a schema, each with the passage that states it."""
+"""Extract: fields as JSON that fits a schema, each with the passages that state it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from jsonschema import Draft202012Validator
 
 from jobs.params import ExtractParams
 from worker.assignment import Answer, Assignment, Result, wish
-from worker.citations import Citation, unique
-from worker.engine import JsonSchemaMask, Turn
-from worker.errors import OutputCutOff, OutputInvalid
+from worker.citations import Citation, unique, verify
+from worker.dictation import dictate
+from worker.engine import Sampling, Turn
+from worker.errors import OutputInvalid
 from worker.mention import mentioned, mentions_all
 from worker.section import Section
 from worker.source import passages
 
+#: Tokens of a piece of the object, where the user sets no limit; longer ones are gone on with.
+PIECE = 1_024
+#: Tokens of the reason why a field is null.
+REASON = 60
+
 
 def run(job: Assignment) -> Result:
-    """The object, and for each of its fields the value as text with its citation.
+    """The object, and for each of its fields the value as text with its citations.
 
-    Read in sections, a field's value is that of the first section whose text holds it, else the first's.
+    Read in sections, a list is what all sections have of it, and any other field's value is that of the first
+    section whose text holds it, else the first's that is not null.
 
     Raises:
-        OutputCutOff: the JSON was not complete within `max_tokens`.
+        OutputCutOff: the JSON was not complete within `max_tokens`, or within what there is room for.
         OutputInvalid: what came out does not fit the schema.
     """
     params = job.params
     assert isinstance(params, ExtractParams)
+    schema = params.json_schema
     instruction = job.prompts.fill(
         "extract",
         instruction=wish("Note", params.instruction),
-        schema=json.dumps(params.json_schema, ensure_ascii=False),
+        schema=json.dumps(schema, ensure_ascii=False),
     )
     turns = [Turn("user", instruction)]
-    found = [(section, _object(job, section, turns, params.json_schema)) for section in job.sections]
-    job.reader.checking()
-    fields = _merged(found, Draft202012Validator(params.json_schema))
-    answers = [
-        Answer(name, _as_text(value), _support(job, section, turns, name, value))
-        for name, (section, value) in fields.items()
+    sampling = replace(job.sampling(PIECE), repetition_penalty=1.0)  # keys and numbers do repeat
+    dictated = [
+        (section, dictate(job.reader, section, turns, schema, sampling, limit=params.max_tokens))
+        for section in job.sections
     ]
+    job.reader.checking()
+    found = [(section, one.value) for section, one in dictated]
+    fields = _merged(found, Draft202012Validator(schema))
+    cut_off = any(one.shortened for _, one in dictated)
+    answers = job.reader.together(
+        [partial(_answer, job, section, turns, name, value) for name, (section, value) in fields.items()]
+    )
+    answers = [replace(answer, cut_off=cut_off) for answer in answers]
     return Result(answers, {name: value for name, (_, value) in fields.items()})
 
 
+Field = tuple[Section, Any]  #: a value, and the section that gave it
+
+
 def _merged(
-    found: list[tuple[Section, dict[str, Any]]], schema: Draft202012Validator
-) -> dict[str, tuple[Section, Any]]:
+    found: Sequence[tuple[Section, dict[str, Any]]], schema: Draft202012Validator
+) -> dict[str, Field]:
     """Each field with its section: the best of each, or one section's object where these do not fit."""
     names = dict.fromkeys(name for _, value in found for name in value)
     best = {
@@ -60,35 +79,72 @@ def _merged(
     raise OutputInvalid
 
 
-def _object(job: Assignment, section: Section, turns: list[Turn], schema: dict[str, Any]) -> dict[str, Any]:
-    sampling = replace(job.sampling(1024), repetition_penalty=1.0)  # keys and numbers do repeat
-    mask = JsonSchemaMask(schema, job.reader.engine.tokenizer)
-    written = job.reader.write(section, turns, sampling, mask=mask, draft=True)
-    try:
-        value: dict[str, Any] = json.loads(written.text)
-    except json.JSONDecodeError as exc:
-        raise OutputCutOff from exc
-    return value
-
-
-def _best(candidates: list[tuple[Section, Any]]) -> tuple[Section, Any]:
+def _best(candidates: Sequence[Field]) -> Field:
+    if all(isinstance(value, list) for _, value in candidates):
+        return candidates[0][0], _joined([value for _, value in candidates])
     for section, value in candidates:
         if mentions_all(section.text, value):
             return section, value
-    return candidates[0]
+    return next(((section, value) for section, value in candidates if value is not None), candidates[0])
 
 
-def _support(job: Assignment, section: Section, turns: list[Turn], name: str, value: Any) -> list[Citation]:
-    """A passage that holds the value; none if no passage does."""
-    holding = {
-        piece.text[span.start : span.end]
-        for piece in section.pieces
-        for span in passages(piece.text)
-        if mentioned(piece.text[span.start : span.end], value)
-    }
+def _joined(lists: Sequence[list[Any]]) -> list[Any]:
+    """The items of all lists; one that an earlier list has is not taken again, a list's own repeats are."""
+    joined: list[Any] = []
+    for items in lists:
+        joined += [item for item in items if item not in joined]
+    return joined if len(lists) > 1 else lists[0]
+
+
+def _answer(job: Assignment, section: Section, turns: Sequence[Turn], name: str, value: Any) -> Answer:
+    if value is None:
+        return Answer(name, _reason(job, section, turns, name), [], found=False)
+    if isinstance(value, list):
+        held = [_stated(job.sections, item) for item in value]
+        return Answer(name, _as_text(value), unique(verify(words, job.sources) for words in held if words))
+    return Answer(name, _as_text(value), _support(job, section, turns, name, value))
+
+
+def _reason(job: Assignment, section: Section, turns: Sequence[Turn], name: str) -> str:
+    """Why a field is null, in the model's words; read in sections, none of them can tell for all."""
+    if len(job.sections) > 1:
+        return f"None of the {len(job.sections)} sections states it."
+    instruction = job.prompts.fill("extract-null", field=name)
+    asked = [Turn("user", instruction)]
+    written = job.reader.write(section, asked, Sampling(max_tokens=REASON), check=True)
+    return written.text or "The document does not say."
+
+
+def _support(
+    job: Assignment, section: Section, turns: Sequence[Turn], name: str, value: Any
+) -> list[Citation]:
+    """A passage that holds the value, the model's choice where several do; none if no passage does."""
+    holding = set(_holding([section], value))
+    if len(holding) == 1:
+        return [verify(holding.pop(), job.sources)]
     if not holding:
         return []
     return unique(job.quote(section, turns, f"{name}: {_as_text(value)}", only=holding))
+
+
+def _stated(sections: Sequence[Section], item: Any) -> str | None:
+    """The passage that states most of an item of a list: all of it, or the first that states any."""
+    first = None
+    for words in _holding(sections, item):
+        first = first or words
+        if mentions_all(words, item):
+            return words
+    return first
+
+
+def _holding(sections: Sequence[Section], value: Any) -> Iterator[str]:
+    """Passages that state any part of a value."""
+    for section in sections:
+        for piece in section.pieces:
+            if mentioned(piece.text, value):
+                for span in passages(piece.text):
+                    if mentioned(words := piece.text[span.start : span.end], value):
+                        yield words
 
 
 def _as_text(value: Any) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from jobs.params import SummarizeParams
-from worker.assignment import Assignment, Result, wish
+from worker.assignment import Assignment, Question, Result, wish
 from worker.engine import Turn
+
+#: Tokens of a summary, where the user sets no limit.
+LENGTH = {"overview": 512, "brief": 160, "points": 512, "sections": 2_048, "analyze": 1_536}
 
 
 def run(job: Assignment) -> Result:
@@ -12,6 +15,9 @@ def run(job: Assignment) -> Result:
     params = job.params
     assert isinstance(params, SummarizeParams)
     instruction = job.prompts.fill(
-        "summarize", focus=wish("Attend to", params.focus), language=wish("Language", params.language)
+        "summarize" if params.style == "overview" else f"summarize-{params.style}",
+        focus=wish("Attend to", params.focus),
+        language=wish("Language", params.language or "that of the text"),
     )
-    return Result([job.answer([Turn("user", instruction)], job.sampling(512), quotes=3)])
+    question = Question([Turn("user", instruction)], job.sampling(LENGTH[params.style]), quotes=3)
+    return Result([job.answer(question)])

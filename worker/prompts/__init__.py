@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
 FOLDER = Path(__file__).parent
+#: What surrounds every kind's own prompt.
+_COMMON = ("system", "combine", "quote", "tools")
 
 
 class Prompts:
-    """The prompt files of one folder, read at start-up."""
+    """The prompt files, read at start-up.
 
-    def __init__(self, folder: Path = FOLDER) -> None:
-        self._texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}
+    A file in a folder of one's own replaces ours of the same name; under a new name it makes a kind of job
+    that takes `$instruction`, `$focus` and `$language`.
+    """
+
+    def __init__(self, own: Path | None = None) -> None:
+        ours, theirs = _texts(FOLDER), _texts(own) if own else {}
+        self._texts = ours | theirs
+        #: Names of the kinds that the folder of one's own adds.
+        self.own_kinds: Sequence[str] = sorted(theirs.keys() - ours.keys())
 
     @property
     def system(self) -> str:
@@ -30,6 +40,14 @@ class Prompts:
         return Template(self._texts[name]).substitute(values).rstrip()
 
     def fingerprint(self, name: str) -> str:
-        """`name@` and eight hex digits that change with the wording of the prompt or what surrounds it."""
-        words = "\0".join(self._texts[part] for part in ("system", name, "combine", "quote"))
+        """`name@` and eight hex digits that change with the wording of the prompt or what surrounds it.
+
+        The prompts of a kind's styles (`name-style`) count as its own.
+        """
+        parts = [part for part in self._texts if part in {*_COMMON, name} or part.startswith(f"{name}-")]
+        words = "\0".join(self._texts[part] for part in parts)
         return f"{name}@{hashlib.sha256(words.encode()).hexdigest()[:8]}"
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}
