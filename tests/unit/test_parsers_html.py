@@ -52,9 +52,9 @@ def test_lists_are_numbered_as_a_browser_does(path: Path) -> None:
     assert text_of(path, body) == "1. one\n\n2. two\n\n• inner\n\n3. three"
 
 
-def test_a_table_has_a_line_for_each_row(path: Path) -> None:
+def test_a_table_is_one_of_markdown(path: Path) -> None:
     body = "<table><tr><th>Rent</th><td><p>1,250</p></td></tr><tr><td>Deposit</td><td>3,750</td></tr></table>"
-    assert text_of(path, body) == "Rent\t1,250\nDeposit\t3,750"
+    assert text_of(path, body) == "| Rent | 1,250 |\n| --- | --- |\n| Deposit | 3,750 |"
 
 
 def test_a_table_used_for_layout_is_read_as_text(path: Path) -> None:

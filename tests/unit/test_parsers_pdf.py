@@ -61,7 +61,7 @@ def test_pages_without_text_are_kept_and_counted(path: Path) -> None:
 
 
 def test_a_scan_is_empty_and_the_message_says_why(path: Path) -> None:
-    with pytest.raises(Empty, match="seems to be scanned"):
+    with pytest.raises(Empty, match="No page holds text"):
         read(path, documents.pdf(["", ""]))
 
 
