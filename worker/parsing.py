@@ -85,4 +85,6 @@ class Parsing:
             "characters": document.characters,
             "warnings": list(document.warnings),
             "parser_version": parsers.PARSER_VERSION,
+            "language": document.language,
+            "ocr_pages": list(document.ocr_pages),
         }
