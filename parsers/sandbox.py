@@ -29,6 +29,69 @@ _COMMAND = (sys.executable, "-I", "-B", "-c", _START, str(Path(__file__).resolve
 _ENVIRONMENT = {"LANG": "C.UTF-8"}
 
 
+#: A child that read a smaller file than this is kept for the next one, for so many files.
+_SMALL_BYTES = MIB
+_FILES = 50
+
+
+class Sandbox:
+    """Parses in child processes. Safe to share between threads: each file has a child of its own.
+
+    Starting a child takes a tenth of a second, so one that read a small file is kept for the next.
+    """
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._idle: list[_Child] = []
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the children that wait."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for child in idle:
+            child.close()
+
+    def parse(
+        self, path: Path, *, filename: str, password: str | None = None, on_page: OnPage | None = None
+    ) -> Document:
+        """The document at `path`, read by a child. Raises ParseError, or OSError where there is no file.
+
+        `filename` is the name the sender gave it. `on_page` is called with pages done and pages in all; what
+        it raises ends the child and is passed on.
+        """
+        path = path.resolve(strict=True)
+        small = path.stat().st_size <= _SMALL_BYTES
+        child = self._child() if small else _Child()
+        reply = None
+        try:
+            reply = child.parse(path, filename, password, self._limits, on_page)
+        finally:
+            if reply is not None and small and child.files < _FILES:
+                with self._lock:
+                    self._idle.append(child)
+            else:
+                child.close()
+        if isinstance(reply, ParseError):
+            raise reply
+        return reply
+
+    def _child(self) -> _Child:
+        with self._lock:
+            while self._idle:
+                child = self._idle.pop()
+                if child.alive:
+                    return child
+                child.close()
+        return _Child()
+
+
 def parse(
     path: Path,
     *,
@@ -37,68 +100,85 @@ def parse(
     limits: Limits = DEFAULT_LIMITS,
     on_page: OnPage | None = None,
 ) -> Document:
-    """The document at `path`, read by a child process. Raises ParseError, or OSError where there is no file.
+    """What a sandbox made for this one file gives."""
+    with Sandbox(limits) as sandbox:
+        return sandbox.parse(path, filename=filename, password=password, on_page=on_page)
 
-    `filename` is the name the sender gave it. `on_page` is called with pages done and pages in all; what it
-    raises ends the child and is passed on.
-    """
-    request = {
-        "path": str(path.resolve(strict=True)),
-        "filename": filename,
-        "password": password,
-        "limits": asdict(limits),
-    }
-    with tempfile.TemporaryFile() as stderr, _start(stderr) as child:
+
+class _Child:
+    """One child process."""
+
+    def __init__(self) -> None:
+        self.files = 0
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
+        self._process = subprocess.Popen(
+            _COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=_ENVIRONMENT,
+            cwd="/",
+            encoding="ascii",
+            start_new_session=True,  # a group of its own, to be killed as one
+        )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        with self._process:
+            self._kill()
+        self._stderr.close()
+
+    def parse(
+        self, path: Path, filename: str, password: str | None, limits: Limits, on_page: OnPage | None
+    ) -> Document | ParseError:
+        """The document, or what the child says is wrong with it. Raises ParseError if the child ended."""
+        self.files += 1
+        request = {
+            "path": str(path), "filename": filename, "password": password, "limits": asdict(limits),
+        }  # fmt: skip
         late = threading.Event()
 
         def stop() -> None:
             late.set()
-            _kill(child)
+            self._kill()
 
         deadline = threading.Timer(limits.wall_s, stop)
         deadline.start()
         try:
-            document = _talk(child, json.dumps(request), on_page)
-            if document is None:
-                raise TimedOut if late.is_set() else _reason(child.wait(), limits, stderr)
-            return document
+            reply = self._talk(json.dumps(request), on_page)
         finally:
             deadline.cancel()
-            _kill(child)
+        if reply is None:
+            raise TimedOut if late.is_set() else _reason(self._process.wait(), limits, self._stderr)
+        return reply
 
+    def _talk(self, request: str, on_page: OnPage | None) -> Document | ParseError | None:
+        """Send the request and gather the answer, None where the child ended without one."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):
+            print(request, file=process.stdin, flush=True)
+        pages: list[Page] = []
+        for line in process.stdout:
+            if not line.endswith("\n"):
+                break  # killed while it wrote
+            message = json.loads(line)
+            if "error" in message:
+                return BY_CODE[message["error"]["code"]](message["error"]["message"])
+            if "document" in message:
+                return replace(Document.from_json(message["document"]), pages=tuple(pages))
+            pages.append(Page(**message["page"]))
+            if on_page:
+                on_page(len(pages), message["total"])
+        return None
 
-def _start(stderr: IO[bytes]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        _COMMAND,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        env=_ENVIRONMENT,
-        cwd="/",
-        encoding="ascii",
-        start_new_session=True,  # a group of its own, to be killed as one
-    )
-
-
-def _talk(child: subprocess.Popen[str], request: str, on_page: OnPage | None) -> Document | None:
-    """Send the request and gather the answer: the document, or None where the child ended without one."""
-    assert child.stdin is not None
-    assert child.stdout is not None
-    with suppress(BrokenPipeError), child.stdin:
-        child.stdin.write(request)
-    pages: list[Page] = []
-    for line in child.stdout:
-        if not line.endswith("\n"):
-            break  # killed while it wrote
-        message = json.loads(line)
-        if "error" in message:
-            raise BY_CODE[message["error"]["code"]](message["error"]["message"])
-        if "document" in message:
-            return replace(Document.from_json(message["document"]), pages=tuple(pages))
-        pages.append(Page(**message["page"]))
-        if on_page:
-            on_page(len(pages), message["total"])
-    return None
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _reason(status: int, limits: Limits, stderr: IO[bytes]) -> ParseError:
@@ -117,8 +197,3 @@ def _reason(status: int, limits: Limits, stderr: IO[bytes]) -> ParseError:
     stderr.seek(0)
     lines = stderr.read(MIB).decode(errors="replace").split("\n")
     return ParseError(f"The parser failed: {' '.join(lines[-2:]).strip() or 'no reason given'}")
-
-
-def _kill(child: subprocess.Popen[str]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)

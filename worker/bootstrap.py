@@ -35,7 +35,8 @@ class CpuWorker:
     sweep: Sweep
 
     def close(self) -> None:
-        """Let go of the database."""
+        """End the waiting parsers and let go of the database."""
+        self.parsing.close()
         self.record.close()
 
 
@@ -95,7 +96,9 @@ def cpu_worker(settings: Settings, *, ring: Ring, waiting: Callable[[str], int])
     )
     return CpuWorker(
         record=record,
-        parsing=Parsing(record, limits, heartbeat_s=settings.heartbeat_s, lease_s=settings.lease_s),
+        parsing=Parsing(
+            record, parsers.Sandbox(limits), heartbeat_s=settings.heartbeat_s, lease_s=settings.lease_s
+        ),
         webhooks=Webhooks(
             record.deliveries,
             secret=settings.signing_secret,
