@@ -15,6 +15,8 @@ PARSER_VERSION = "2"
 
 #: Version 1 had pages, title, media type, warnings and parser only; the rest is empty when it is read.
 _JSON_VERSION = 2
+#: Its pages are files, and their lines are cited.
+_SOURCE_TREE = "application/zip"
 _READABLE = (1, _JSON_VERSION)
 
 
@@ -108,6 +110,8 @@ class Document:
     def place(self, index: int, offset: int | None = None) -> str:
         """What a person would call a page, or the character at `offset` on it; `index` counts from 0."""
         page = self.pages[index]
+        if page.name and offset is not None and self.media_type == _SOURCE_TREE:
+            return f"{page.name}, line {page.text.count(chr(10), 0, offset) + 1}"
         if page.name:
             return page.name
         if self.paged:

@@ -20,7 +20,7 @@ class Limits:
     #: Bytes of one XML part of a Word file once inflated; its tree takes some ten times as much memory.
     max_part_bytes: int = 128 * MIB
     #: Pages without text whose pictures are recognised; each takes seconds.
-    max_ocr_pages: int = 200
+    max_ocr_pages: int = 100
     #: Address space of the child process in bytes.
     memory_bytes: int = 2048 * MIB
     #: Processor seconds of the child process.

@@ -18,7 +18,7 @@ _ENVIRONMENT = {"LANG": "C.UTF-8", "OMP_THREAD_LIMIT": "1"}
 #: Orientation and script detection: a model of Tesseract that is no language.
 _ORIENTATION = "osd"
 #: Percent of confidence from which on the page is not tried turned, and below which nothing was read.
-_SURE, _READABLE = 70.0, 30.0
+_SURE, _READABLE = 60.0, 30.0
 _COLUMNS = 12
 #: Chinese characters are recognised as words of their own.
 _BETWEEN_WIDE = re.compile("(?<=[\u3000-\u9fff\uff00-\uff60]) (?=[\u3000-\u9fff\uff00-\uff60])")
@@ -82,12 +82,14 @@ class Tesseract:
 
     def read(self, page: pdfium.PdfPage) -> str:
         """The text in the picture of a page, "" where there is none; turned if it reads better so."""
-        text, confidence = self._recognise(page, 0)
-        for turn in (180, 90, 270) if text and confidence < _SURE else ():
-            other, sureness = self._recognise(page, turn)
+        best, confidence = "", 0.0
+        for turn in (0, 180, 90, 270):
+            text, sureness = self._recognise(page, turn)
             if sureness > confidence:
-                text, confidence = other, sureness
-        return text if confidence >= _READABLE else ""
+                best, confidence = text, sureness
+            if not text or confidence >= _SURE:
+                break
+        return best if confidence >= _READABLE else ""
 
     def _recognise(self, page: pdfium.PdfPage, turn: int) -> tuple[str, float]:
         found = subprocess.run(

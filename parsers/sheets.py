@@ -68,19 +68,17 @@ def _pages(sheet: str | None, rows: Iterable[list[str]]) -> Iterator[RawPage]:
     filled = (_trimmed(row) for row in rows)
     body = (row for row in filled if row)
     head = next(body, None)
-    first = 1
+    first = 1  # the heading is the first row of the first page
     while head is not None:
         part = list(islice(body, _ROWS))
         if not part and first > 1:
             return
-        name = (
-            f"sheet {sheet}, rows {first}-{first + len(part)}"
-            if sheet
-            else f"rows {first}-{first + len(part)}"
-        )
+        last = first + len(part) - (first > 1)
+        rows_here = f"rows {first}-{last}"
         marks = [Mark(sheet, level=1, start=0)] if sheet and first == 1 else []
+        name = f"sheet {sheet}, {rows_here}" if sheet else rows_here
         yield RawPage(markdown.table([head, *part]), name=name, marks=marks)
-        first += len(part) or 1
+        first = last + 1
 
 
 def _trimmed(row: list[str]) -> list[str]:

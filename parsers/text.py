@@ -38,7 +38,7 @@ def read_markdown(path: Path, *, password: str | None, limits: Limits) -> Readin
     text, warning = decode(path.read_bytes())
     pages = [
         page._replace(
-            marks=[Mark(mark.title.lstrip("#").strip(), mark.level, None, mark.start) for mark in page.marks]
+            marks=[Mark(mark.title.strip("# \t"), mark.level, None, mark.start) for mark in page.marks]
         )
         for page in sections(_blocks(text))
     ]
