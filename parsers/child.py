@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,14 @@ from parsers.errors import OutOfMemory, ParseError
 from parsers.limits import MIB, Limits
 from parsers.reader import open_document
 
+#: Loaded before the first request: what most documents need.
+_USUAL = ("parsers.pdf", "parsers.word", "parsers.html")
+
 
 def main() -> None:
+    for module in _USUAL:
+        import_module(module)
+    gc.freeze()  # what is loaded now stays
     # Results go out on a descriptor of their own, so that no library can print between them.
     with os.fdopen(os.dup(1), "w", encoding="ascii") as results:
         os.dup2(2, 1)
@@ -71,7 +78,8 @@ def _messages(path: Path, filename: str, password: str | None, limits: Limits) -
     try:
         media_type, reading = open_document(path, filename=filename, password=password, limits=limits)
         for page in reading.pages(limits):
-            yield {"page": asdict(page), "total": reading.total}
+            told = {"number": page.number, "text": page.text, "label": page.label, "name": page.name}
+            yield {"page": told, "total": reading.total}
         yield {"document": reading.document((), media_type).to_json()}
     except ParseError as exc:
         yield _error(exc)

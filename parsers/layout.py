@@ -109,14 +109,20 @@ class Layout:
     def words(self, line: Line) -> list[Word]:
         """The words of a line and where they stand."""
         words, at = [], line.start
+        page, refs = self._text.raw, self._edge_refs
+        left, right, bottom, top = self._edges
         for text in line.text.split(" "):
             if text:
-                first = self._character(at)
-                last = self._character(at + len(text) - 1)
-                words.append(Word(text, Box(
-                    min(first.left, last.left), min(first.bottom, last.bottom),
-                    max(first.right, last.right), max(first.top, last.top),
-                )))  # fmt: skip
+                # The first and the last letter tell where a word stands.
+                pdfium_c.FPDFText_GetCharBox(page, at, *refs)
+                box = left.value, bottom.value, right.value, top.value
+                if len(text) > 1:
+                    pdfium_c.FPDFText_GetCharBox(page, at + len(text) - 1, *refs)
+                    box = (
+                        min(box[0], left.value), min(box[1], bottom.value),
+                        max(box[2], right.value), max(box[3], top.value),
+                    )  # fmt: skip
+                words.append(Word(text, self.turned(Box(*box))))
             at += len(text) + 1
         return words
 
@@ -134,23 +140,20 @@ class Layout:
         return self._page
 
     def _line(self, text: str, start: int, count: int, end: str) -> Line:
-        boxes = []
+        boxes: list[tuple[float, float, float, float]] = []
         if text.strip():
             left, top, right, bottom = self._edges
             page, refs = self._text.raw, self._edge_refs
             for index in range(pdfium_c.FPDFText_CountRects(page, start, count)):
                 pdfium_c.FPDFText_GetRect(page, index, *refs)
-                boxes.append(Box(left.value, bottom.value, right.value, top.value))
+                boxes.append((left.value, bottom.value, right.value, top.value))
         if not boxes:
             return Line(text, start, None, 0.0, end)
         if not self._upright:
-            boxes = [self.turned(box) for box in boxes]
+            boxes = [self.turned(Box(*box)) for box in boxes]
+        if len(boxes) == 1:
+            return Line(text, start, Box(*boxes[0]), 0.0, end)
         return Line(text, start, _around(boxes), _widest_gap(boxes), end)
-
-    def _character(self, index: int) -> Box:
-        pdfium_c.FPDFText_GetCharBox(self._text.raw, index, *self._edge_refs)
-        left, right, bottom, top = self._edges
-        return self.turned(Box(left.value, bottom.value, right.value, top.value))
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str]]:
@@ -162,19 +165,16 @@ def _pieces(text: str) -> Iterator[tuple[str, str]]:
         yield last, ""
 
 
-def _around(boxes: list[Box]) -> Box:
-    if len(boxes) == 1:
-        return boxes[0]
+def _around(boxes: list[tuple[float, float, float, float]]) -> Box:
     lefts, bottoms, rights, tops = zip(*boxes, strict=True)
     return Box(min(lefts), min(bottoms), max(rights), max(tops))
 
 
-def _widest_gap(boxes: list[Box]) -> float:
-    if len(boxes) == 1:
-        return 0.0
+def _widest_gap(boxes: list[tuple[float, float, float, float]]) -> float:
     boxes.sort()
-    widest, right = 0.0, boxes[0].right
-    for box in boxes:
-        widest = max(widest, box.left - right)
-        right = max(right, box.right)
+    widest, end = 0.0, boxes[0][2]
+    for left, _, right, _ in boxes:
+        if left > end:
+            widest = max(widest, left - end)
+        end = max(end, right)
     return widest

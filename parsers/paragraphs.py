@@ -7,9 +7,7 @@ from collections.abc import Collection, Mapping
 
 from parsers.layout import Layout, Line
 
-_WIDE = "\u2e80-\u2fdf\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff60"
-_WIDE_END = re.compile(f"[{_WIDE}]$")
-_WIDE_START = re.compile(f"[{_WIDE}]")
+_WIDE = re.compile("[\u2e80-\u2fdf\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff60]")
 
 
 def join(layout: Layout, blocks: Mapping[int, str], hidden: Collection[int]) -> str:
@@ -17,7 +15,7 @@ def join(layout: Layout, blocks: Mapping[int, str], hidden: Collection[int]) -> 
 
     Chinese and Japanese put no blank where a line ends, so a full line and the next are one.
     """
-    boxes = [line.box for line in layout.lines if line.box and _WIDE_END.search(line.text.rstrip())]
+    boxes = [line.box for line in layout.lines if line.box and _is_wide(line.text.rstrip()[-1:])]
     right = max((box.right for box in boxes), default=0.0) - 2.2 * layout.em
     left = min((box.left for box in boxes), default=0.0) + 0.7 * layout.em
     out: list[str] = []
@@ -40,6 +38,11 @@ def _break(last: Line | None) -> str:
     return "" if last is None or last.end else "\n"
 
 
+def _is_wide(letter: str) -> bool:
+    """Whether a letter is Chinese or Japanese."""
+    return letter > "\u2e7f" and _WIDE.match(letter) is not None
+
+
 def _goes_on(last: Line, line: Line, left: float, right: float) -> bool:
     return bool(
         last.box
@@ -47,6 +50,6 @@ def _goes_on(last: Line, line: Line, left: float, right: float) -> bool:
         and last.box.right >= right
         and line.box.left <= left
         and line.box.top < last.box.top
-        and _WIDE_END.search(last.text.rstrip())
-        and _WIDE_START.match(line.text)
+        and _is_wide(last.text.rstrip()[-1:])
+        and _is_wide(line.text[:1])
     )

@@ -16,6 +16,8 @@ from parsers.layout import Box, Layout
 _MOST = 4000
 #: A box thinner than this is a line, in points.
 _THIN = 2.5
+#: Vertical boundaries of one column: such a grid is a frame.
+_FEWEST_COLUMNS = 2
 #: Shorter lines rule nothing.
 _SHORT = 6.0
 #: Lines this near to each other meet, or are one.
@@ -66,8 +68,12 @@ def grids(layout: Layout) -> list[Grid]:
         elif box.height > _SHORT and box.right - box.left > _SHORT:  # a cell or a frame
             horizontal += [Edge(box.bottom, box.left, box.right), Edge(box.top, box.left, box.right)]
             vertical += [Edge(box.left, box.bottom, box.top), Edge(box.right, box.bottom, box.top)]
+    if len(_boundaries([edge.at for edge in vertical])) <= _FEWEST_COLUMNS:
+        return []
     found = [_grid(*part) for part in _parts(_merged(horizontal), _merged(vertical))]
-    return sorted((grid for grid in found if len(grid.columns) > 2), key=lambda grid: -grid.box.top)
+    return sorted(
+        (grid for grid in found if len(grid.columns) > _FEWEST_COLUMNS), key=lambda grid: -grid.box.top
+    )
 
 
 def _boxes(layout: Layout) -> Iterator[Box]:

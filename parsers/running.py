@@ -66,12 +66,13 @@ def mark_running(leaves: Iterable[Leaf]) -> Iterator[Leaf]:
 
 def _look(leaf: Leaf) -> None:
     """Note the lines at the edges of a page."""
-    placed = [(line.box, i) for i, line in enumerate(leaf.lines) if line.box]
+    lines = leaf.lines
+    placed = [(line.box, i) for i, line in enumerate(lines) if line.box]
     placed.sort(key=lambda item: -item[0].top)
     if len(placed) > 2 * _EDGE:
         placed = placed[:_EDGE] + placed[-_EDGE:]
     for box, i in placed:
-        text = " ".join(leaf.lines[i].text.split()).lower()
+        text = " ".join(lines[i].text.split()).lower()
         if text and text not in leaf.titles:
             leaf.keys[i] = _Key(_DIGITS.sub("#", text), round(box.bottom / _SAME))
             leaf.numbers[i] = [int(number) for number in _NUMBER.findall(text)]

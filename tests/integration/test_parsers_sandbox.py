@@ -229,11 +229,15 @@ def test_a_child_that_read_a_small_file_reads_the_next(path: Path) -> None:
     assert children() == []
 
 
-def test_a_child_that_read_a_large_file_reads_no_other(path: Path) -> None:
+def test_a_child_that_read_a_large_file_reads_no_other_and_the_next_is_ready(path: Path) -> None:
     path.write_bytes(b"<p>" + b"word " * 300_000)
     with Sandbox() as sandbox:
-        sandbox.parse(path, filename="a.html")
-        assert children() == []
+        used: list[int] = []
+        for _ in range(2):
+            sandbox.parse(path, filename="a.html", on_page=lambda *_: used.extend(children()))
+            assert len(children()) == 1
+        assert len(set(used)) == 2
+    assert children() == []
 
 
 def test_the_next_file_finds_another_child_where_one_crashed(path: Path) -> None:
