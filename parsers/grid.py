@@ -41,14 +41,14 @@ class _Row(NamedTuple):
     pieces: list[tuple[float, float, str]]
 
 
-def blocks(layout: Layout, taken: frozenset[int]) -> list[Block]:
-    """Tables and columns on a page, in which no line of `taken` has a part."""
+def blocks(layout: Layout) -> list[Block]:
+    """Tables and columns on a page."""
     gap = _GAP * layout.em
-    wide = [i for i, line in enumerate(layout.lines) if line.box and line.gap > gap and i not in taken]
+    wide = [i for i, line in enumerate(layout.lines) if line.box and line.gap > gap]
     if not any(_near(layout, *pair) for pair in pairwise(wide)):
         return []
-    found = list(_ruled(layout, taken))
-    used = taken.union(*(block.lines for block in found))
+    found = list(_ruled(layout))
+    used = frozenset[int]().union(*(block.lines for block in found))
     for run in _runs(layout, [index for index in wide if index not in used]):
         block = _aligned([_row(layout, index, gap) for index in run])
         if block:
@@ -62,8 +62,8 @@ def _near(layout: Layout, index: int, other: int) -> bool:
     return bool(box and below and abs(box.bottom - below.bottom) < _ROWS_APART * layout.em)
 
 
-def _ruled(layout: Layout, taken: frozenset[int]) -> Iterator[Block]:
-    used = set(taken)
+def _ruled(layout: Layout) -> Iterator[Block]:
+    used: set[int] = set()
     for grid in grids(layout):
         inside = [
             i

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
-from parsers.layout import Layout, Line
+from parsers.layout import Line
 
 _WIDE = re.compile("[\u2e80-\u2fdf\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff60]")
 
 
-def join(layout: Layout, blocks: Mapping[int, str], hidden: Collection[int]) -> str:
+def join(lines: Sequence[Line], em: float, blocks: Mapping[int, str], hidden: Collection[int]) -> str:
     """The lines of a page as text: those in `hidden` left out, `blocks` put in at their line.
 
-    Chinese and Japanese put no blank where a line ends, so a full line and the next are one.
+    `em` is the height of the usual line. Chinese and Japanese put no blank where a line ends, so a full line
+    and the next are one.
     """
-    boxes = [line.box for line in layout.lines if line.box and _is_wide(line.text.rstrip()[-1:])]
-    right = max((box.right for box in boxes), default=0.0) - 2.2 * layout.em
-    left = min((box.left for box in boxes), default=0.0) + 0.7 * layout.em
+    boxes = [line.box for line in lines if line.box and _is_wide(line.text.rstrip()[-1:])]
+    right = max((box.right for box in boxes), default=0.0) - 2.2 * em
+    left = min((box.left for box in boxes), default=0.0) + 0.7 * em
     out: list[str] = []
     last: Line | None = None
-    for index, line in enumerate(layout.lines):
+    for index, line in enumerate(lines):
         if index in blocks:
             out += [_break(last), blocks[index], "\n\n"]
             last = None

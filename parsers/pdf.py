@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
@@ -18,8 +20,9 @@ import pypdfium2.raw as pdfium_c
 from parsers import grid, second
 from parsers.clean import one_line
 from parsers.errors import Damaged, Encrypted, Unsupported, WrongPassword
+from parsers.halves import made
 from parsers.hyphens import Hyphens
-from parsers.layout import Layout
+from parsers.layout import Layout, Line
 from parsers.limits import Limits
 from parsers.ocr import Scans, named
 from parsers.paragraphs import join
@@ -32,6 +35,10 @@ _SCANNED = (
     "No page holds text; the PDF seems to be scanned, and none was recognised in its pictures. "
     "Run text recognition (OCR) on it and send the result."
 )
+#: So many lines of text may stand on a scanned page, such as its number.
+_STAMPED = 4
+#: A PDF of more pages is shared between processes.
+_LONG = 20
 _HEX_STRING = re.compile(r"<[0-9A-Fa-f]*>")
 _DATE = re.compile(r"D:(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?")
 _XFA = (pdfium_c.FORMTYPE_XFA_FULL, pdfium_c.FORMTYPE_XFA_FOREGROUND)
@@ -53,7 +60,7 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
             ) from exc
         return second.read(path, password=None, otherwise=Damaged)
     warnings: list[str] = []
-    pages = _Pages(pdf, Scans(limits.max_ocr_pages), warnings, most=limits.max_pages)
+    pages = _Pages(pdf, Scans(limits.max_ocr_pages), warnings, limits)
     if pdfium_c.FPDF_GetFormType(pdf.raw) in _XFA:
         pages.form = second.form(path, password)
     return Reading(
@@ -68,28 +75,38 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
     )
 
 
+class _Sheet(NamedTuple):
+    """What is seen on a page."""
+
+    lines: list[Line]
+    #: Height of the usual line.
+    em: float
+    blocks: list[grid.Block]
+    is_picture: bool
+
+
 class _Pages:
     """The pages of a PDF, one after the other."""
 
-    def __init__(self, pdf: pdfium.PdfDocument, scans: Scans, warnings: list[str], *, most: int) -> None:
-        """`warnings` is told what only reading shows; labels are read of `most` pages."""
+    def __init__(self, pdf: pdfium.PdfDocument, scans: Scans, warnings: list[str], limits: Limits) -> None:
+        """`warnings` is told what only reading shows."""
         self._pdf = pdf
         self._scans = scans
         self._warnings = warnings
         #: What a form of XML holds beside its pages.
         self.form = ""
         self._outline = _outline(pdf)
-        self._labels = [pdf.get_page_label(index) for index in range(min(len(pdf), most))]
+        self._labels = [pdf.get_page_label(index) for index in range(min(len(pdf), limits.max_pages))]
         self._hyphens = Hyphens()
+        self._processes = limits.processes
+        self._sheets: dict[int, _Sheet] = {}
         self._unread: list[int] = []
 
     def __iter__(self) -> Iterator[RawPage]:
         labelled = any(self._labels)
         has_text = False
         for leaf in mark_running(self._leaves()):
-            text, ocr_used = self._text(leaf)
-            if leaf.layout:
-                leaf.layout.close()
+            text, recognised = self._text(leaf)
             if leaf.index == 0 and self.form:
                 text = f"{text}\n\n{self.form}"
             has_text = has_text or bool(text.strip())
@@ -97,34 +114,33 @@ class _Pages:
                 text,
                 label=(self._labels[leaf.index] if labelled else leaf.printed) or None,
                 marks=self._outline.get(leaf.index, ()),
-                ocr=ocr_used,
+                ocr=recognised,
             )
         self._report(has_text)
 
     def _leaves(self) -> Iterator[Leaf]:
-        for index in range(len(self._pdf)):
-            try:
-                layout = Layout(_shown(self._pdf, index))
-            except pdfium.PdfiumError:
+        total = len(self._pdf)
+        look = partial(_look, self._pdf)
+        shared = self._processes > 1 and total > _LONG
+        for index, sheet in enumerate(made(look, total) if shared else map(look, range(total))):
+            if sheet is None:
                 self._unread.append(index + 1)
-                layout = None
+            self._sheets[index] = sheet or _Sheet([], 0.0, [], is_picture=False)
             titles = frozenset(one_line(mark.title).lower() for mark in self._outline.get(index, ()))
-            yield Leaf(index, layout, titles)
+            yield Leaf(index, self._sheets[index].lines, titles)
 
     def _text(self, leaf: Leaf) -> tuple[str, bool]:
         """Text of a page, and whether it was recognised in its picture."""
-        layout = leaf.layout
-        if layout is None:
-            return "", False
-        blocks = {}
-        hidden = set(leaf.dropped)
-        for block in grid.blocks(layout, leaf.dropped):
-            blocks[min(block.lines)] = block.text
-            hidden |= block.lines
-        text = self._hyphens.mend(join(layout, blocks, hidden))
-        if text.strip() or not layout.is_picture:
+        sheet = self._sheets.pop(leaf.index)
+        blocks = [block for block in sheet.blocks if block.lines.isdisjoint(leaf.dropped)]
+        hidden = leaf.dropped.union(*(block.lines for block in blocks))
+        lines = join(sheet.lines, sheet.em, {min(block.lines): block.text for block in blocks}, hidden)
+        text = self._hyphens.mend(lines)
+        if text.strip() or not sheet.is_picture:
             return text, False
-        recognised = self._scans.read(layout.page, leaf.index + 1)
+        page = self._pdf[leaf.index]
+        recognised = self._scans.read(page, leaf.index + 1)
+        page.close()
         return recognised or text, bool(recognised)
 
     def _report(self, has_text: bool) -> None:
@@ -139,6 +155,20 @@ class _Pages:
         self._warnings += self._scans.warnings(total)
         if self.form:
             self._warnings.append("The PDF is an XFA form; its fields are added to the text of page 1.")
+
+
+def _look(pdf: pdfium.PdfDocument, index: int) -> _Sheet | None:
+    """A page, None where it cannot be read."""
+    try:
+        layout = Layout(_shown(pdf, index))
+    except pdfium.PdfiumError:
+        return None
+    try:
+        visible = sum(1 for line in layout.lines if line.box)
+        is_picture = visible <= _STAMPED and layout.is_picture
+        return _Sheet(layout.lines, layout.em, grid.blocks(layout), is_picture)
+    finally:
+        layout.close()
 
 
 def _shown(pdf: pdfium.PdfDocument, index: int) -> pdfium.PdfPage:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from parsers.layout import Layout, Line
+from parsers.layout import Line
 
 #: Pages looked at on either side.
 _REACH = 4
@@ -36,8 +36,7 @@ class Leaf:
     """A page on its way, and what was found on it."""
 
     index: int
-    #: None for a page that cannot be read.
-    layout: Layout | None
+    lines: list[Line]
     #: Titles that begin on this page are never taken for headers.
     titles: frozenset[str] = frozenset()
     #: Indices of lines that run and were seen before.
@@ -46,10 +45,6 @@ class Leaf:
     printed: str | None = None
     keys: dict[int, _Key] = field(default_factory=dict)
     numbers: dict[int, list[int]] = field(default_factory=dict)
-
-    @property
-    def lines(self) -> list[Line]:
-        return self.layout.lines if self.layout else []
 
 
 def mark_running(leaves: Iterable[Leaf]) -> Iterator[Leaf]:

@@ -42,7 +42,7 @@ class Sandbox:
     """
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, ready: bool = True) -> None:
-        self._limits = limits
+        self._limits = replace(limits, processes=min(2, os.cpu_count() or 1))
         self._ready = ready
         self._lock = threading.Lock()
         self._idle: list[_Child] = []
