@@ -23,7 +23,7 @@ _NEXT = 3.2
 #: Rows of one table are no further apart, in heights of a line.
 _ROWS_APART = 12
 #: Mean characters of a piece from which on pieces are columns of a text.
-_PROSE = 32
+_PROSE = 28
 _MARKER = re.compile(r"[•▪◦●■–—\-*·]|\(?\w{1,4}[.)]|[\d.]+")
 _NUMBER = re.compile(r"[\d.,ivxlc]+", re.IGNORECASE)
 

@@ -20,15 +20,24 @@ _REACH = 4
 _PAGES = 3
 #: Lines at the top, and at the bottom, of which some may run.
 _EDGE = 4
-_NUMBER = re.compile(r"\d{1,5}")
-_DIGITS = re.compile(r"\d+|\b[ivxlc]+\b")
+_NUMBER = re.compile(r"\d{1,5}|\b[ivxlc]{1,9}\b")
+_ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 #: Heights on two pages that count as the same, in points.
 _SAME = 4.0
 
 
 class _Key(NamedTuple):
+    """What lines of several pages have in common."""
+
+    #: All of it, or all but the numbers where one of them is the page's.
     text: str
     height: int
+
+
+class _Number(NamedTuple):
+    printed: str
+    #: By what it is greater than the index of the page.
+    offset: int
 
 
 @dataclass(slots=True)
@@ -43,8 +52,9 @@ class Leaf:
     dropped: frozenset[int] = frozenset()
     #: The page number printed in a running line.
     printed: str | None = None
-    keys: dict[int, _Key] = field(default_factory=dict)
-    numbers: dict[int, list[int]] = field(default_factory=dict)
+    #: By line: as it stands, and without its numbers.
+    keys: dict[int, tuple[_Key, _Key]] = field(default_factory=dict)
+    numbers: dict[int, list[_Number]] = field(default_factory=dict)
 
 
 def mark_running(leaves: Iterable[Leaf]) -> Iterator[Leaf]:
@@ -69,8 +79,17 @@ def _look(leaf: Leaf) -> None:
     for box, i in placed:
         text = " ".join(lines[i].text.split()).lower()
         if text and text not in leaf.titles:
-            leaf.keys[i] = _Key(_DIGITS.sub("#", text), round(box.bottom / _SAME))
-            leaf.numbers[i] = [int(number) for number in _NUMBER.findall(text)]
+            height = round(box.bottom / _SAME)
+            leaf.keys[i] = _Key(text, height), _Key(_NUMBER.sub("#", text), height)
+            leaf.numbers[i] = [_Number(found, _value(found) - leaf.index) for found in _NUMBER.findall(text)]
+
+
+def _value(number: str) -> int:
+    """What a number in Arabic or Roman figures stands for."""
+    if number.isdecimal():
+        return int(number)
+    values = [_ROMAN[letter] for letter in number]
+    return sum(-a if a < b else a for a, b in zip(values, [*values[1:], 0], strict=True))
 
 
 class _Window:
@@ -79,27 +98,26 @@ class _Window:
     def __init__(self) -> None:
         self.ahead: deque[Leaf] = deque()
         self._behind: deque[Leaf] = deque()
-        self._pages: Counter[_Key] = Counter()
-        #: By what a printed number is greater than the index of its page.
+        self._keys: Counter[_Key] = Counter()
         self._offsets: Counter[int] = Counter()
         self._seen: set[str] = set()
 
     def add(self, leaf: Leaf) -> None:
         self.ahead.append(leaf)
-        self._pages.update(set(leaf.keys.values()))
+        self._keys.update(_keys(leaf))
         self._offsets.update(_offsets(leaf))
 
     def judge(self) -> Leaf:
         """Take the next page out, with its running lines found."""
         leaf = self.ahead.popleft()
         dropped = set()
-        for line, key in leaf.keys.items():
-            around = sum(self._pages[_Key(key.text, key.height + step)] for step in (-1, 0, 1))
-            if around < _PAGES or (key.text == "#" and not self._counts(leaf, line)):
+        for line, (same, numbered) in leaf.keys.items():
+            # A line runs that comes again as it is, or with a number that grows with the pages.
+            number = next((n for n in leaf.numbers[line] if self._offsets[n.offset] >= _PAGES), None)
+            key = same if number is None else numbered
+            if self._around(key) < _PAGES:
                 continue
-            for number in leaf.numbers[line]:
-                if self._offsets[number - leaf.index] >= _PAGES:
-                    leaf.printed = str(number)
+            leaf.printed = number.printed if number else leaf.printed
             if key.text in self._seen or key.text == "#":
                 dropped.add(line)
             self._seen.add(key.text)
@@ -109,15 +127,18 @@ class _Window:
             self._forget(self._behind.popleft())
         return leaf
 
-    def _counts(self, leaf: Leaf, line: int) -> bool:
-        """Whether a bare number grows with the pages; a Roman one is taken to."""
-        numbers = leaf.numbers[line]
-        return not numbers or any(self._offsets[number - leaf.index] >= _PAGES for number in numbers)
+    def _around(self, key: _Key) -> int:
+        """On how many pages a line stands at about its height."""
+        return sum(self._keys[_Key(key.text, key.height + step)] for step in (-1, 0, 1))
 
     def _forget(self, leaf: Leaf) -> None:
-        self._pages.subtract(set(leaf.keys.values()))
+        self._keys.subtract(_keys(leaf))
         self._offsets.subtract(_offsets(leaf))
 
 
+def _keys(leaf: Leaf) -> set[_Key]:
+    return {key for keys in leaf.keys.values() for key in keys}
+
+
 def _offsets(leaf: Leaf) -> set[int]:
-    return {number - leaf.index for numbers in leaf.numbers.values() for number in numbers}
+    return {number.offset for numbers in leaf.numbers.values() for number in numbers}
