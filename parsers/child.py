@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,8 @@ from parsers.reader import open_document
 
 #: Loaded before the first request: what most documents need.
 _USUAL = ("parsers.pdf", "parsers.word", "parsers.html")
+#: Seconds between two news of the pages read: every waking of the other process costs time.
+_TELL_EVERY_S = 0.02
 
 
 def main() -> None:
@@ -32,7 +35,7 @@ def main() -> None:
         import_module(module)
     gc.freeze()  # what is loaded now stays
     # Results go out on a descriptor of their own, so that no library can print between them.
-    with os.fdopen(os.dup(1), "w", encoding="ascii") as results:
+    with os.fdopen(os.dup(1), "w", 1 << 16, encoding="ascii") as results:
         os.dup2(2, 1)
         confined = False
         for line in sys.stdin:
@@ -44,8 +47,13 @@ def main() -> None:
             start_clocks(limits)
             try:
                 path = Path(request["path"])
+                told = time.monotonic()
                 for message in _messages(path, request["filename"], request["password"], limits):
-                    print(json.dumps(message), file=results, flush=True)
+                    print(json.dumps(message), file=results)
+                    if time.monotonic() - told > _TELL_EVERY_S:
+                        results.flush()
+                        told = time.monotonic()
+                results.flush()
             except MemoryError:
                 print(json.dumps(_error(OutOfMemory())), file=results, flush=True)
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -30,7 +30,7 @@ _ENVIRONMENT = {"LANG": "C.UTF-8"}
 
 
 #: A child that read a smaller file than this is kept for the next one, for so many files.
-_SMALL_BYTES = MIB
+_SMALL_BYTES = 8 * MIB
 _FILES = 50
 
 

@@ -94,9 +94,7 @@ def _read(package: Package) -> Reading:
 def _pages(blocks: Iterable[Block]) -> list[RawPage]:
     kept = [block for block in blocks if block.text]
     noted = deque(block for block in kept if block.level or block.changes)
-    text = _SAME_BREAK.sub(
-        r"\1", "\n\n".join(_NOTED * bool(block.level or block.changes) + block.text for block in kept)
-    )
+    text = _SAME_BREAK.sub(r"\1", "\n\n".join(_noted(block) for block in kept))
     sheets = [""]
     start = 0
     for mark in _MARKS.finditer(text):
@@ -108,6 +106,14 @@ def _pages(blocks: Iterable[Block]) -> list[RawPage]:
         start = mark.end()
     sheets[-1] = text[start:]
     return [_page(sheet, [noted.popleft() for _ in range(sheet.count(_NOTED))]) for sheet in sheets]
+
+
+def _noted(block: Block) -> str:
+    """The text of a block, with a mark where it begins on its page."""
+    if not (block.level or block.changes):
+        return block.text
+    start = len(block.text) - len(block.text.lstrip("\f\x1d\x1e\v \t\n"))
+    return block.text[:start] + _NOTED + block.text[start:]
 
 
 def _page(sheet: str, noted: list[Block]) -> RawPage:
@@ -351,7 +357,7 @@ def _between_pages(rows: list[list[str]]) -> Iterator[tuple[str, list[list[str]]
     part: list[list[str]] = []
     for row in rows:
         marked = [text for text in row if _LAID_OUT in text]
-        begins = any(text.lstrip().startswith(_LAID_OUT) for text in marked)
+        begins = any(text.lstrip(" \t\n").startswith(_LAID_OUT) for text in marked)
         if begins and part:
             yield mark, part
             part = []
