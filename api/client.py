@@ -263,6 +263,7 @@ class PageText(TypedDict):
 
     number: int
     label: str | None
+    name: str | None
     text: str
 
 
