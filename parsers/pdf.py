@@ -136,8 +136,10 @@ class _Pages:
         hidden = leaf.dropped.union(*(block.lines for block in blocks))
         lines = join(sheet.lines, sheet.em, {min(block.lines): block.text for block in blocks}, hidden)
         text = self._hyphens.mend(lines)
-        if text.strip() or not sheet.is_picture:
+        if text.strip():
             return text, False
+        if not sheet.is_picture:  # nothing is left out of a page that has nothing else
+            return join(sheet.lines, sheet.em, {}, ()), False
         page = self._pdf[leaf.index]
         recognised = self._scans.read(page, leaf.index + 1)
         page.close()

@@ -102,6 +102,13 @@ def test_running_headers_are_kept_once_and_page_numbers_become_labels(path: Path
     assert [page.label for page in document.pages] == [str(n + 4) for n in range(1, 9)]
 
 
+def test_a_page_that_has_nothing_else_keeps_its_header(path: Path) -> None:
+    pages = [running(1), running(2), drawn("ACME Annual Report", 72, 760), running(4), running(5)]
+    document = read(path, drawn_pdf(pages))
+    assert document.pages[2].text == "ACME Annual Report"
+    assert document.blank_pages == []
+
+
 def test_what_comes_twice_does_not_run(path: Path) -> None:
     pages = [drawn("ACME", y=760) + drawn(f"{PROSE} {n}") for n in range(2)] + [drawn(PROSE)]
     assert sum("ACME" in page.text for page in read(path, drawn_pdf(pages)).pages) == 2
