@@ -14,9 +14,12 @@ _BUFFER = 1 << 16
 T = TypeVar("T")
 
 
-def made(make: Callable[[int], T], total: int) -> Iterator[T]:
+def made(
+    make: Callable[[int], T], total: int, *, there: Callable[[], Callable[[int], T]] | None = None
+) -> Iterator[T]:
     """`make(0)` to `make(total - 1)` in order, each made here or in the other process.
 
+    The two share the position in every file that is open, so what reads a file must be made anew by `there`.
     Only for a process without threads. If the other one is ended by a signal, so is this one; if it fails
     otherwise, this raises MemoryError.
     """
@@ -24,7 +27,7 @@ def made(make: Callable[[int], T], total: int) -> Iterator[T]:
     other = os.fork()
     if other == 0:
         os.close(receiving)
-        _send(make, range(1, total, 2), sending)
+        _send(there or (lambda: make), range(1, total, 2), sending)
     os.close(sending)
     ended = False
     try:
@@ -43,10 +46,11 @@ def made(make: Callable[[int], T], total: int) -> Iterator[T]:
             os.waitpid(other, 0)
 
 
-def _send(make: Callable[[int], T], indices: range, sending: int) -> None:
+def _send(there: Callable[[], Callable[[int], T]], indices: range, sending: int) -> None:
     """What the other process does."""
     try:
         with os.fdopen(sending, "wb", _BUFFER) as items:
+            make = there()
             for index in indices:
                 pickle.dump(make(index), items, protocol=pickle.HIGHEST_PROTOCOL)
         os._exit(0)

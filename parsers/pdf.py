@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -48,8 +48,9 @@ _SHOWN = (pdfium_c.FPDF_ANNOT_WIDGET, pdfium_c.FPDF_ANNOT_FREETEXT, pdfium_c.FPD
 
 def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
     """Open a PDF. Raises Encrypted, WrongPassword, Unsupported (its encryption), Damaged."""
+    open_pdf = partial(pdfium.PdfDocument, path, password=password)
     try:
-        pdf = pdfium.PdfDocument(path, password=password)
+        pdf = open_pdf()
     except pdfium.PdfiumError as exc:
         if exc.err_code == pdfium_c.FPDF_ERR_PASSWORD:
             locked = WrongPassword if password else Encrypted
@@ -60,7 +61,7 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
             ) from exc
         return second.read(path, password=None, otherwise=Damaged)
     warnings: list[str] = []
-    pages = _Pages(pdf, Scans(limits.max_ocr_pages), warnings, limits)
+    pages = _Pages(open_pdf, pdf, Scans(limits.max_ocr_pages), warnings, limits)
     if pdfium_c.FPDF_GetFormType(pdf.raw) in _XFA:
         pages.form = second.form(path, password)
     return Reading(
@@ -88,8 +89,16 @@ class _Sheet(NamedTuple):
 class _Pages:
     """The pages of a PDF, one after the other."""
 
-    def __init__(self, pdf: pdfium.PdfDocument, scans: Scans, warnings: list[str], limits: Limits) -> None:
-        """`warnings` is told what only reading shows."""
+    def __init__(
+        self,
+        open_pdf: Callable[[], pdfium.PdfDocument],
+        pdf: pdfium.PdfDocument,
+        scans: Scans,
+        warnings: list[str],
+        limits: Limits,
+    ) -> None:
+        """`open_pdf` opens `pdf` again; `warnings` is told what only reading shows."""
+        self._open = open_pdf
         self._pdf = pdf
         self._scans = scans
         self._warnings = warnings
@@ -122,12 +131,16 @@ class _Pages:
         total = len(self._pdf)
         look = partial(_look, self._pdf)
         shared = self._processes > 1 and total > _LONG
-        for index, sheet in enumerate(made(look, total) if shared else map(look, range(total))):
+        sheets = made(look, total, there=self._look_again) if shared else map(look, range(total))
+        for index, sheet in enumerate(sheets):
             if sheet is None:
                 self._unread.append(index + 1)
             self._sheets[index] = sheet or _Sheet([], 0.0, [], is_picture=False)
             titles = frozenset(one_line(mark.title).lower() for mark in self._outline.get(index, ()))
             yield Leaf(index, self._sheets[index].lines, titles)
+
+    def _look_again(self) -> Callable[[int], _Sheet | None]:
+        return partial(_look, self._open())
 
     def _text(self, leaf: Leaf) -> tuple[str, bool]:
         """Text of a page, and whether it was recognised in its picture."""

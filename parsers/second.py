@@ -24,13 +24,15 @@ _T = TypeVar("_T")
 
 def read(path: Path, *, password: str | None, otherwise: type[ParseError]) -> Reading:
     """Open a PDF that PDFium refused, or raise `otherwise`. A password of "" is tried, too."""
-    from pypdf import PdfReader
+    from pypdf import PasswordType, PdfReader
 
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
 
     def opened() -> tuple[PdfReader, int]:
         pdf = PdfReader(path)
-        if password is not None and not pdf.decrypt(password):
+        opened_by = PasswordType.USER_PASSWORD if password is None else pdf.decrypt(password)
+        # Without a password opens what its readers open so, not what its owner left unlocked.
+        if not opened_by or (not password and opened_by != PasswordType.USER_PASSWORD):
             raise otherwise
         return pdf, len(pdf.pages)
 

@@ -37,3 +37,16 @@ def test_a_signal_that_ends_the_other_ends_this_one() -> None:
 def test_a_failure_of_the_other_is_one_of_memory() -> None:
     told = run("list(made(lambda n: n / (n - 3), 9))")
     assert "MemoryError" in told.stderr
+
+
+def test_the_other_process_reads_files_that_it_opened_itself(tmp_path: Path) -> None:
+    (tmp_path / "digits").write_text("0123456789" * 1000)
+    told = run(
+        f"open_file = lambda: open({str(tmp_path / 'digits')!r}, 'rb', 0)\n"
+        "def reader():\n"
+        "    file = open_file()\n"
+        "    return lambda n: (file.seek(n), file.read(1))[1]\n"
+        "items = b''.join(made(reader(), 10_000, there=reader))\n"
+        "print(items == b'0123456789' * 1000)"
+    )
+    assert told.stdout == "True\n"

@@ -278,3 +278,8 @@ def test_the_child_can_make_no_sockets(path: Path) -> None:
     )
     assert tried.stdout == "True\n"
     assert "PermissionError" in tried.stderr
+
+
+def test_two_processes_read_a_long_file_as_one_does(path: Path) -> None:
+    path.write_bytes(documents.pdf([f"Page {n} of many. " * 40 for n in range(300)]))
+    assert parse(path, filename="a.pdf") == parse_in_process(path, filename="a.pdf")
