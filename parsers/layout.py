@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 from typing import Any, NamedTuple
@@ -44,8 +43,7 @@ class Word(NamedTuple):
     box: Box
 
 
-@dataclass(slots=True)
-class Line:
+class Line(NamedTuple):
     """A line as PDFium finds it: text on one base line, also across a gap."""
 
     text: str
