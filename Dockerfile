@@ -13,6 +13,10 @@ COPY worker worker
 COPY migrations migrations
 
 FROM base AS service
+# Reads scanned pages; more languages are packages named tesseract-ocr-*.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tesseract-ocr tesseract-ocr-chi-sim \
+    && rm -rf /var/lib/apt/lists/*
 RUN pip install --constraint constraints.txt ".[api,cpu-worker]"
 USER unabridged
 VOLUME ["/data"]

@@ -53,7 +53,10 @@ class PageText(BaseModel):
     """The text of one page, as it was read."""
 
     number: int = Field(description="Position in the file, from 1.")
-    label: str | None = Field(description="The number printed on the page, where the file says it.")
+    label: str | None = Field(
+        description="The number printed on the page, where the file or the page says it."
+    )
+    name: str | None = Field(description="What the place is called, such as the path of a source file.")
     text: str
 
 
@@ -71,7 +74,10 @@ class TextList(BaseModel):
         """The `limit` pages that follow page `after`."""
         shown = pages[after : after + limit]
         return cls(
-            data=[PageText(number=page.number, label=page.label, text=page.text) for page in shown],
+            data=[
+                PageText(number=page.number, label=page.label, name=page.name, text=page.text)
+                for page in shown
+            ],
             first_id=shown[0].number if shown else None,
             last_id=shown[-1].number if shown else None,
             has_more=after + limit < len(pages),

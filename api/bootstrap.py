@@ -8,6 +8,7 @@ from api.services import Services, assemble
 from doorbell import Doorbell
 from jobs.record import open_record
 from migrations import at_head
+from parsers.document import PARSER_VERSION
 from settings import Settings
 
 
@@ -19,7 +20,7 @@ def build(settings: Settings) -> Services:
     doorbell = Doorbell(queue)
     return assemble(
         settings,
-        open_record(settings, ring=doorbell),
+        open_record(settings, ring=doorbell, parser_version=PARSER_VERSION),
         broker_answers=doorbell.answers,
         migrated=lambda: at_head(settings.database),
     )

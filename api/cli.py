@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +33,9 @@ from settings import GIB, Settings
 OK, JOB_FAILED, BAD_INPUT, NO_SERVER, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 #: What `batch` picks out of a folder.
-SUFFIXES = frozenset({".pdf", ".docx", ".html", ".htm", ".xhtml", ".txt", ".md"})
+SUFFIXES = frozenset({
+    ".pdf", ".docx", ".html", ".htm", ".xhtml", ".txt", ".md", ".epub", ".odt", ".rtf", ".pptx", ".xlsx",
+})  # fmt: skip
 
 EPILOG = """\
 \b
@@ -524,6 +527,31 @@ def retry(display: Display, job_id: str) -> int:
 
 
 # -- this machine -----------------------------------------------------------------------------------------
+
+
+@command
+@click.argument("file", type=FILE)
+@PASSWORD
+def parse(display: Display, file: Path, password: str | None) -> int:
+    """Show the text of a document, as the model would read it; needs no server."""
+    try:
+        import parsers
+    except ImportError as exc:
+        display.fail(f"{exc}. Install the parsers: pip install 'unabridged[parsers]'.", code="not_installed")
+        return BAD_INPUT
+    try:
+        document = parsers.parse(file, filename=file.name, password=password)
+    except parsers.ParseError as exc:
+        display.fail(f"{exc} ({exc.code})", code=exc.code)
+        return BAD_INPUT
+    shown = {**asdict(document), "tables": [asdict(table) for table in document.tables]}
+    display.data({**shown, "parser_version": parsers.PARSER_VERSION})
+    for index, page in enumerate(document.pages):
+        printed = f" (printed {page.label})" if page.label not in {None, str(page.number)} else ""
+        display.line(f"── {document.place(index)}{printed} ──\n{page.text}\n")
+    for warning in document.warnings:
+        display.say(warning)
+    return OK
 
 
 @command

@@ -161,7 +161,9 @@ class Document(TypedDict):
     paged: bool | None
     pages: Pages
     pages_without_text: list[int]
+    pages_from_ocr: list[int]
     characters: int | None
+    language: str | None
     warnings: list[str]
     parser_version: str | None
     error: Failure | None
@@ -290,6 +292,7 @@ class PageText(TypedDict):
 
     number: int
     label: str | None
+    name: str | None
     text: str
 
 

@@ -23,16 +23,18 @@ from jobs.tables import DocumentRow, JobDocumentRow, JobRow
 class Documents:
     """The documents in the record."""
 
-    def __init__(self, database: Database, *, lease_s: float) -> None:
+    def __init__(self, database: Database, *, lease_s: float, parser_version: str | None = None) -> None:
+        """Text of other parsers than `parser_version` is made anew when it is asked for; None: never."""
         self._database = database
         self._lease_s = lease_s
+        self._parser_version = parser_version
 
     def add(
         self, stored: Stored, *, filename: str, password: str | None, key: Key | None = None
     ) -> tuple[DocumentRow, bool]:
         """Record an upload and ask for its text; the row, and whether it is new.
 
-        The same bytes are the same document. One that failed is tried again.
+        The same bytes are the same document. One that failed or was read by older parsers is read again.
 
         Raises:
             NotFound: the key's first request made a document that was deleted since.
@@ -59,7 +61,7 @@ class Documents:
                     session.add(row)
                     session.flush()
                     self._database.post(session, PARSE, CPU, row.id)
-                elif row.status == DocumentStatus.FAILED:
+                elif row.status == DocumentStatus.FAILED or self._outdated(row):
                     self.parse_again(session, row, password=password)
                 return row
 
@@ -67,7 +69,7 @@ class Documents:
             return row, new
 
     def parse_again(self, session: Session, row: DocumentRow, *, password: str | None = None) -> None:
-        """Queue a failed document once more, within the caller's transaction, which has locked it."""
+        """Queue a document once more, within the caller's transaction, which has locked it."""
         row.status = DocumentStatus.QUEUED
         row.tries = 0
         row.error = None
@@ -101,6 +103,21 @@ class Documents:
         )
         found = {row.id: row for row in rows}
         return [self._found(found.get(document_id), document_id) for document_id in wanted]
+
+    def current(self, session: Session, document_ids: Iterable[str]) -> list[DocumentRow]:
+        """What `locked` gives, to read; documents that older parsers read are queued to be read again."""
+        wanted = list(document_ids)
+        older = select(DocumentRow.id).where(
+            DocumentRow.id.in_(wanted),
+            DocumentRow.status == DocumentStatus.READY,
+            DocumentRow.parser_version != self._parser_version,
+        )
+        some = self._parser_version is not None and session.scalar(older.limit(1)) is not None
+        rows = self.locked(session, wanted, to_read=not some)
+        for row in rows:
+            if some and self._outdated(row):
+                self.parse_again(session, row)
+        return rows
 
     def page(self, *, limit: int, after: str | None) -> Page[DocumentRow]:
         """Documents, newest first."""
@@ -149,6 +166,7 @@ class Documents:
             kept = held(session, row)
             for name, value in facts.items():
                 setattr(kept, name, value)
+            kept.parser_tried = kept.parser_version
             kept.status = DocumentStatus.READY
             kept.lease_until = None
             kept.password = None
@@ -162,13 +180,26 @@ class Documents:
             self.set_failed(kept, error)
             return self._waiting(session, row.id)
 
-    @staticmethod
-    def set_failed(row: DocumentRow, error: dict[str, Any]) -> None:
-        """Mark a row failed, within the caller's transaction."""
-        row.status = DocumentStatus.FAILED
+    def set_failed(self, row: DocumentRow, error: dict[str, Any]) -> None:
+        """Mark a row failed, within the caller's transaction; what older parsers read keeps their text."""
         row.lease_until = None
         row.password = None
-        row.error = error
+        if row.parser_version is None:
+            row.status = DocumentStatus.FAILED
+            row.error = error
+            return
+        row.status = DocumentStatus.READY
+        row.parser_tried = self._parser_version
+        row.pages_done = row.pages_total or 0
+        row.warnings = [
+            *(row.warnings or []),
+            f"It could not be read anew ({error['code']}); the text is that of parsers {row.parser_version}.",
+        ]
+
+    def _outdated(self, row: DocumentRow) -> bool:
+        """Whether the text was made by other parsers than today's, and these have not tried yet."""
+        tried = {row.parser_version, row.parser_tried, None}
+        return row.status == DocumentStatus.READY and self._parser_version not in tried
 
     @staticmethod
     def _found(row: DocumentRow | None, document_id: str) -> DocumentRow:

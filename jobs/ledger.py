@@ -106,7 +106,7 @@ class Ledger:
             raise QueueFull(
                 f"{waiting:,} jobs are waiting; this server takes {self._max_queued:,}. Try again later."
             )
-        rows = self._documents.locked(session, chain.from_iterable(groups), to_read=True)
+        rows = self._documents.current(session, chain.from_iterable(groups))
         documents = {row.id: self._readable(row) for row in rows}
         params = work.checked().model_dump(mode="json", by_alias=True)
         timeout_s = work.timeout_s or self._job_timeout_s

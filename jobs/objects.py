@@ -40,7 +40,9 @@ class Document(BaseModel):
     paged: bool | None = Field(description="False: the file has sections, not sheets of paper.")
     pages: Pages
     pages_without_text: list[int]
+    pages_from_ocr: list[int] = Field(description="Pages whose text was recognised in pictures.")
     characters: int | None
+    language: str | None = Field(description="ISO 639-1 code of the language of most of the text.")
     warnings: list[str]
     parser_version: str | None
     error: Error | None
@@ -62,7 +64,9 @@ class Document(BaseModel):
             paged=row.paged,
             pages=Pages(done=row.pages_done, total=row.pages_total),
             pages_without_text=row.pages_without_text or [],
+            pages_from_ocr=row.ocr_pages or [],
             characters=row.characters,
+            language=row.language,
             warnings=row.warnings or [],
             parser_version=row.parser_version,
             error=Error(**row.error) if row.error else None,

@@ -29,10 +29,15 @@ class Record:
         self.database.close()
 
 
-def open_record(settings: Settings, *, ring: Ring, clock: Clock = utc_now) -> Record:
-    """The record that `settings` name. `ring` is the queue's doorbell."""
+def open_record(
+    settings: Settings, *, ring: Ring, clock: Clock = utc_now, parser_version: str | None = None
+) -> Record:
+    """The record that `settings` name. `ring` is the queue's doorbell.
+
+    Text of other parsers than `parser_version` is made anew when it is asked for.
+    """
     database = Database(open_engine(settings.database), ring=ring, clock=clock)
-    documents = Documents(database, lease_s=settings.lease_s)
+    documents = Documents(database, lease_s=settings.lease_s, parser_version=parser_version)
     deliveries = Deliveries(database, lease_s=settings.lease_s)
     return Record(
         database=database,

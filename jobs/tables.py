@@ -105,6 +105,12 @@ class DocumentRow(Leased, Base):
     warnings: Mapped[list[Any] | None]
     #: Version of the parsers whose text is stored.
     parser_version: Mapped[str | None]
+    #: Version of the parsers that tried last; greater than the one above where it could not read the file.
+    parser_tried: Mapped[str | None]
+    #: ISO 639-1 code.
+    language: Mapped[str | None]
+    #: Numbers of the pages whose text was recognised in pictures.
+    ocr_pages: Mapped[list[Any] | None]
     error: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
     parsed_at: Mapped[datetime | None]

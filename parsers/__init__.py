@@ -1,4 +1,4 @@
-"""From the bytes of a PDF, Word, HTML or text file to pages of text, in a child process with limits.
+"""From the bytes of a document to pages of text, sections and tables, in a child process with limits.
 
 document = parse(path, filename="lease.pdf", on_page=lambda done, total: ...)
 for page in document.pages: ...
@@ -19,7 +19,7 @@ from parsers.errors import (
 )
 from parsers.limits import Limits
 from parsers.reader import parse_in_process
-from parsers.sandbox import parse
+from parsers.sandbox import Sandbox, parse
 from parsers.sniff import sniff
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "OutOfMemory",
     "Page",
     "ParseError",
+    "Sandbox",
     "TimedOut",
     "TooLarge",
     "TooManyPages",

@@ -2,32 +2,87 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
+import zlib
 from pathlib import Path
+from typing import BinaryIO
 
-from parsers.errors import Damaged, TooLarge
+from parsers.errors import Damaged, Encrypted, TooLarge, Unsupported, WrongPassword
 
 _END = b"PK\x05\x06"
 _END_BYTES = 22 + 0xFFFF
 _MAX_DIRECTORY_BYTES = 4 << 20
+#: How a compound file begins, in which Office wraps a package with a password (MS-OFFCRYPTO, section 2.3).
+COMPOUND = b"\xd0\xcf\x11\xe0"
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
 
 
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """The zip at `path`. Raises Damaged where it has no directory, TooLarge where that is beyond any use.
+def open_zip(path: Path, password: str | None = None) -> zipfile.ZipFile:
+    """The zip at `path`, also one that Office encrypted.
 
+    Raises Damaged where it has no directory, TooLarge where that is beyond any use, Encrypted, WrongPassword.
     `zipfile` loads the whole directory at once, which a made-up file can blow up to its own size.
     """
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _END_BYTES))
-        tail = file.read()
+    file: BinaryIO = path.open("rb")
+    if file.read(len(COMPOUND)) == COMPOUND:
+        file = _unlocked(file, password)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _END_BYTES))
+    tail = file.read()
     end = tail.rfind(_END)
     if end < 0:
-        raise Damaged(
-            "The Word file is cut short. Send it again, or save a new copy from Word and send that."
-        )
+        raise Damaged("The file is cut short. Send it again, or save a new copy and send that.")
     if int.from_bytes(tail[end + 12 : end + 16], "little") > _MAX_DIRECTORY_BYTES:
-        raise TooLarge("The Word file lists far more parts than any document has. It is not read.")
+        raise TooLarge("The file lists far more parts than any document has. It is not read.")
     try:
-        return zipfile.ZipFile(path)
+        return zipfile.ZipFile(file)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as exc:
         raise Damaged from exc
+
+
+def read_member(archive: zipfile.ZipFile, name: str, *, max_bytes: int) -> bytes | None:
+    """A member, None where there is no such. It is inflated only if it declares a bearable size.
+
+    Raises Damaged, TooLarge.
+    """
+    try:
+        entry = archive.getinfo(name)
+    except KeyError:
+        return None
+    if entry.file_size > max_bytes:
+        raise TooLarge(
+            f"{name} inflates to {entry.file_size:,} bytes; {max_bytes:,} are read at most. "
+            "Split the document and send the parts."
+        )
+    try:
+        return archive.read(entry)
+    except _BROKEN as exc:  # zipfile stops at the declared size, so a lie about it ends here
+        raise Damaged("The file is cut short or damaged. Save a new copy and send that.") from exc
+
+
+def check_sizes(archive: zipfile.ZipFile, *, max_bytes: int) -> None:
+    """Raise TooLarge where all members together declare more bytes than that."""
+    total = sum(entry.file_size for entry in archive.infolist())
+    if total > max_bytes:
+        raise TooLarge(f"The file inflates to {total:,} bytes; {max_bytes:,} are read at most. Split it.")
+
+
+def _unlocked(file: BinaryIO, password: str | None) -> BinaryIO:
+    if password is None:
+        raise Encrypted
+    import msoffcrypto
+    from msoffcrypto.exceptions import DecryptionError, FileFormatError, InvalidKeyError
+
+    package = io.BytesIO()
+    try:
+        locked = msoffcrypto.OfficeFile(file)
+        locked.load_key(password=password, verify_password=True)
+        locked.decrypt(package)
+    except InvalidKeyError as exc:
+        raise WrongPassword from exc
+    except (DecryptionError, FileFormatError, OSError, ValueError, KeyError) as exc:
+        raise Unsupported(
+            "The file is locked in a way that is not read. Send a copy without a password."
+        ) from exc
+    return package

@@ -30,9 +30,10 @@ class ParseError(Exception):
 
 
 class Unsupported(ParseError):
-    """This kind of file is not read. Send a PDF, a Word document (.docx), an HTML page or plain text."""
+    """This kind of file is not read. Send PDF, Word, HTML, EPUB, ODT, RTF, PowerPoint, Excel or text."""
 
     code = "unsupported"
+    advice: ClassVar[str] = "Send PDF, Word, HTML, EPUB, ODT, RTF, PowerPoint, Excel or text."
 
 
 class Encrypted(ParseError):

@@ -9,24 +9,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lxml import etree
 from lxml.html import HTMLParser, document_fromstring
 
+from parsers import markdown
 from parsers.encoding import decode
 from parsers.errors import Damaged, Empty
 from parsers.limits import Limits
-from parsers.reading import RawPage, Reading
+from parsers.reading import Reading
 from parsers.sections import Block, sections
 
-PARSER = "html/1"
+PARSER = "html/2"
 
 _CHARSET = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?\s*([\w.:-]+)", re.I)
 _DECLARED_WITHIN = 4096
 _WITHOUT_TEXT = "//head|//script|//style|//template|//noscript|//comment()|//processing-instruction()"
-_NAVIGATION = "//nav|//*[@role='navigation']"
+_NAVIGATION = "//nav|//*[@role='navigation' or @role='menu' or @role='menubar']"
+#: Names that pages give to navigation; what has one and is mostly links is left out, too.
+_NAMED = (
+    "//*[(@class or @id) and (self::div or self::ul or self::ol or self::p or self::table or self::header)]"
+)
+_NAVIGATION_NAMES = frozenset({
+    "nav", "navbar", "navigation", "menu", "breadcrumb", "breadcrumbs", "pagination", "pager", "sidebar",
+    "skip-link", "related", "share", "social",
+})  # fmt: skip
+_MOSTLY = 0.7
 _HIDDEN = "//*[@hidden]|//*[@style]"
 _HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
 _BLOCKS = frozenset({
@@ -37,7 +48,8 @@ _BLOCKS = frozenset({
 })  # fmt: skip
 #: A table row with one of these in it is laid out block by block.
 _LARGE = ("table", "ul", "ol", "dl", "pre", "h1", "h2", "h3", "h4", "h5", "h6")
-_ROW_ENDS = {"tr": "\n", "td": "\t", "th": "\t"}
+_HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+_MOST_SPANNED = 100
 _SPACE = re.compile(r"[ \t\r\n\f]+")
 _SPACE_RUN = re.compile(" {2,}")
 _AROUND_BREAK = re.compile(r" ?([\t\n]) ?")
@@ -45,31 +57,65 @@ _AROUND_BREAK = re.compile(r" ?([\t\n]) ?")
 
 def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
     """Read a page. Raises Empty, Damaged (elements nested too deeply to be read whole)."""
-    data = path.read_bytes()
+    page = parse(path.read_bytes())
+    pages = sections(page.blocks())
+    return Reading(
+        parser=PARSER,
+        raw_pages=pages,
+        total=len(pages),
+        paged=False,
+        title=page.title,
+        metadata=page.metadata,
+        warnings=page.warnings,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Html:
+    """A page of HTML without what is no text of its own."""
+
+    root: Any
+    title: str | None
+    metadata: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+
+    def blocks(self) -> Iterator[Block]:
+        """Paragraphs, list items, tables and headings in reading order."""
+        return _Walk(self.root).blocks()
+
+
+def parse(data: bytes) -> Html:
+    """The page that these bytes hold. Raises Empty, Damaged."""
     declared = _CHARSET.search(data[:_DECLARED_WITHIN])
     text, warning = decode(data, declared[1].decode("ascii") if declared else None)
     root = _parse(text)
-    title = root.findtext(".//title")
-    warnings = [warning] if warning else []
+    page = Html(root, root.findtext(".//title"), _metadata(root), [warning] if warning else [])
     _drop(root.xpath(_WITHOUT_TEXT))
-    for name, elements in (
-        ("navigation", root.xpath(_NAVIGATION)),
-        (
-            "hidden text",
-            [e for e in root.xpath(_HIDDEN) if "hidden" in e.attrib or _HIDING.search(e.get("style", ""))],
-        ),
-    ):
+    hidden = [e for e in root.xpath(_HIDDEN) if "hidden" in e.attrib or _HIDING.search(e.get("style", ""))]
+    named = [element for element in root.xpath(_NAMED) if _navigates(element)]
+    for name, elements in (("navigation", [*root.xpath(_NAVIGATION), *named]), ("hidden text", hidden)):
         if words := _drop(elements):
-            warnings.append(f"{words:,} words of {name} were left out.")
-    pages = sections(_blocks(root))
-    return Reading(
-        parser=PARSER,
-        raw_pages=map(RawPage, pages),
-        total=len(pages),
-        paged=False,
-        title=title,
-        warnings=warnings,
-    )
+            page.warnings.append(f"{words:,} words of {name} were left out.")
+    return page
+
+
+def _metadata(root: Any) -> dict[str, str]:
+    found = {}
+    for element in root.iterfind(".//meta"):
+        name = (element.get("name") or "").lower()
+        if name in {"author", "description", "keywords", "date"} and element.get("content"):
+            found[name] = element.get("content")
+    return found
+
+
+def _navigates(element: Any) -> bool:
+    """Whether an element is named like navigation and holds little but links."""
+    names = f"{element.get('class', '')} {element.get('id', '')}".lower().split()
+    if _NAVIGATION_NAMES.isdisjoint(names):
+        return False
+    text = len("".join(element.itertext()).split())
+    linked = sum(len("".join(link.itertext()).split()) for link in element.iter("a"))
+    return linked >= _MOSTLY * text
 
 
 def _parse(text: str) -> Any:
@@ -99,41 +145,109 @@ def _drop(elements: list[Any]) -> int:
     return words
 
 
-def _blocks(root: Any) -> Iterator[Block]:
-    """Paragraphs, list items, tables and headings in reading order."""
-    pieces: list[str] = []
-    bullet = ""  # waits for the first text of its list item
-    lists: list[int | None] = []  # last number given in each open list, None where it has bullets
-    preformatted = 0
-    line: Any = None  # the open table row, if it stands on one line
-    for event, element in etree.iterwalk(root, events=("start", "end")):
-        tag, starts = element.tag, event == "start"
-        if tag == "tr" and starts and line is None and _fits_a_line(element):
-            line = element
-        elif line is not None:
-            pieces.append(_ROW_ENDS.get(tag, "") if not starts else " " if tag in _BLOCKS else "")
-            line = None if element is line and not starts else line
-        elif tag in _BLOCKS:
-            text = "".join(pieces) if preformatted else _tidy("".join(pieces))
-            if text.strip():
-                yield Block(bullet + text, heading=tag in {"h1", "h2"} and not starts)
-                bullet = ""
-            pieces.clear()
-            if tag in {"ul", "ol"}:
-                lists = [*lists, 0 if tag == "ol" else None] if starts else lists[:-1]
-            elif tag == "li":
-                bullet = _bullet(lists) if starts else ""
-        if tag == "br" and starts:
-            pieces.append("\n")
-        elif tag == "pre":
-            preformatted += 1 if starts else -1
-        text = element.text if starts else element.tail
-        if text:
-            pieces.append(text if preformatted else _SPACE.sub(" ", text))
+class _Walk:
+    """The way through a page, and what is open on it."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._pieces: list[str] = []
+        #: Waits for the first text of its list item.
+        self._bullet = ""
+        #: Last number given in each open list, None where it has bullets.
+        self._lists: list[int | None] = []
+        self._preformatted = 0
+        #: The first name met since the last block.
+        self._anchor: str | None = None
+
+    def blocks(self) -> Iterator[Block]:
+        """Blocks in reading order."""
+        walk = etree.iterwalk(self._root, events=("start", "end"))
+        table: Any = None  # a table that was read as a whole
+        for event, element in walk:
+            tag, starts = element.tag, event == "start"
+            if tag in _BLOCKS and table is None:
+                yield from self._block(tag, starts=starts)
+            if starts:
+                self._anchor = (
+                    self._anchor or element.get("id") or (tag == "a" and element.get("name")) or None
+                )
+            if tag == "table" and starts and (rows := _rows(element)):
+                table = element
+                yield Block(markdown.table(rows), anchor=self._anchor)
+                self._anchor = None
+                walk.skip_subtree()
+                continue
+            if element is table:
+                table = None
+            elif tag == "br" and starts:
+                self._pieces.append("\n")
+            elif tag == "pre":
+                self._preformatted += 1 if starts else -1
+            text = element.text if starts else element.tail
+            if text:
+                self._pieces.append(text if self._preformatted else _SPACE.sub(" ", text))
+
+    def _block(self, tag: str, *, starts: bool) -> Iterator[Block]:
+        """The text before the beginning or end of a block element, as a block of its own."""
+        text = "".join(self._pieces)
+        text = text if self._preformatted else _tidy(text)
+        self._pieces.clear()
+        if text.strip():
+            level = int(tag[1]) if tag in _HEADINGS and not starts else 0
+            yield Block(self._bullet + text, level, self._anchor)
+            self._bullet, self._anchor = "", None
+        if tag in {"ul", "ol"}:
+            opened = 0 if tag == "ol" else None
+            self._lists = [*self._lists, opened] if starts else self._lists[:-1]
+        elif tag == "li":
+            self._bullet = _bullet(self._lists) if starts else ""
+
+
+def _rows(table: Any) -> list[list[str]]:
+    """The cells of a table by row; none where they hold more than a paragraph: it is a layout then."""
+    rows: list[list[str]] = []
+    waiting: dict[int, int] = {}  # rows that a cell above still spans, by column
+    for row in table.iter("tr"):
+        if not _fits_a_line(row):
+            return []
+        cells: list[str] = []
+        for cell in row.iterchildren("td", "th"):
+            _skip_spanned(cells, waiting)
+            start = len(cells)
+            cells += [_cell(cell), *[""] * (_span(cell, "colspan") - 1)]
+            waiting |= dict.fromkeys(range(start, len(cells)), _span(cell, "rowspan") - 1)
+        _skip_spanned(cells, waiting)
+        rows.append(cells)
+    caption = table.find("caption")
+    if caption is not None and (title := _tidy("".join(caption.itertext()))):
+        rows.insert(0, [title])
+    return rows if markdown.is_table(rows) else []
+
+
+def _skip_spanned(cells: list[str], waiting: dict[int, int]) -> None:
+    while waiting.get(len(cells), 0) > 0:
+        waiting[len(cells)] -= 1
+        cells.append("")
+
+
+def _cell(cell: Any) -> str:
+    return " ".join("".join(_inner(cell)).split())
+
+
+def _inner(cell: Any) -> Iterator[str]:
+    for event, element in etree.iterwalk(cell, events=("start", "end")):
+        text = element.text if event == "start" else element.tail if element is not cell else ""
+        yield " " if element.tag in _BLOCKS or element.tag == "br" else ""
+        yield text or ""
+
+
+def _span(cell: Any, name: str) -> int:
+    said = cell.get(name, "1")
+    return min(int(said), _MOST_SPANNED) if said.isdecimal() and len(said) < 5 and int(said) else 1
 
 
 def _fits_a_line(row: Any) -> bool:
-    """Whether no cell of a table row holds more than one paragraph."""
+    """Whether no cell of a table row holds more than a few lines."""
     if next(row.iter(*_LARGE), None) is not None:
         return False
     return all(

@@ -19,6 +19,10 @@ class Limits:
     max_text_bytes: int = 64 * MIB
     #: Bytes of one XML part of a Word file once inflated; its tree takes some ten times as much memory.
     max_part_bytes: int = 128 * MIB
+    #: Pages without text whose pictures are recognised; each takes seconds.
+    max_ocr_pages: int = 100
+    #: Processes that share a long PDF, 1 or 2. A process with threads must not fork, so 2 is for the sandbox.
+    processes: int = 1
     #: Address space of the child process in bytes.
     memory_bytes: int = 2048 * MIB
     #: Processor seconds of the child process.

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import zipfile
-import zlib
+from collections.abc import Iterator
 from typing import Any
 
 from lxml import etree
 
-from parsers.errors import Damaged, TooLarge
-
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
-_CUT_SHORT = "The Word file is cut short or damaged. Save a new copy from Word and send that."
+from parsers.archive import read_member
+from parsers.errors import Damaged
 
 
 class Package:
@@ -24,31 +22,29 @@ class Package:
 
     def xml(self, name: str) -> Any:
         """The root element of a part, None where there is no such part. Raises Damaged, TooLarge."""
-        try:
-            entry = self._zip.getinfo(name)
-        except KeyError:
-            return None
-        if entry.file_size > self._max_part_bytes:
-            raise TooLarge(
-                f"{name} inflates to {entry.file_size:,} bytes; {self._max_part_bytes:,} are read at most. "
-                "Split the document and send the parts."
-            )
-        try:
-            return _root(self._zip.read(entry))
-        except _BROKEN as exc:  # zipfile stops at the declared size, so a lie about it ends here
-            raise Damaged(_CUT_SHORT) from exc
+        data = read_member(self._zip, name, max_bytes=self._max_part_bytes)
+        return None if data is None else parse_xml(data)
 
     def related(self, source: str, kind: str) -> str | None:
-        """Name of the part that `source` ("" for the package) points to by a relationship of this kind."""
+        """Name of the first part that `source` ("" for the package) points to by such a relationship."""
+        return next(self.all_related(source, kind), None)
+
+    def all_related(self, source: str, kind: str) -> Iterator[str]:
+        """Names of all parts that `source` points to by a relationship of this kind."""
+        return (name for _, name in self.links(source, kind))
+
+    def links(self, source: str, kind: str) -> Iterator[tuple[str, str]]:
+        """Identity and target of each such relationship."""
         folder, name = posixpath.split(source)
         links = self.xml(posixpath.join(folder, "_rels", f"{name}.rels"))
         for link in links if links is not None else ():
             if isinstance(link.tag, str) and link.get("Type", "").endswith(f"/{kind}"):
-                return posixpath.normpath(posixpath.join("/", folder, link.get("Target", ""))).lstrip("/")
-        return None
+                target = posixpath.normpath(posixpath.join("/", folder, link.get("Target", "")))
+                yield link.get("Id", ""), target.lstrip("/")
 
 
-def _root(data: bytes) -> Any:
+def parse_xml(data: bytes) -> Any:
+    """The root element of an XML part. Raises Damaged, also where it declares entities."""
     # libxml2's own bounds stay on: 256 levels of nesting, and no expansion of entities.
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
     try:
@@ -56,7 +52,10 @@ def _root(data: bytes) -> Any:
     except etree.XMLSyntaxError as exc:
         if exc.code == etree.ErrorTypes.ERR_NO_MEMORY:
             raise MemoryError from exc
-        raise Damaged(_CUT_SHORT) from exc
-    if root.getroottree().docinfo.doctype:
-        raise Damaged("The Word file declares its own XML entities, which Word never does. It is not read.")
+        raise Damaged("The file is cut short or damaged. Save a new copy and send that.") from exc
+    if (
+        root.getroottree().docinfo.internalDTD is not None
+        and root.getroottree().docinfo.internalDTD.entities()
+    ):
+        raise Damaged("The file declares its own XML entities, which no office program does. It is not read.")
     return root

@@ -11,18 +11,41 @@ from parsers.document import Document
 from parsers.errors import OutOfMemory, TooLarge
 from parsers.limits import DEFAULT_LIMITS, Limits
 from parsers.reading import Reading
-from parsers.sniff import BY_SUFFIX, HTML, KINDS, MARKDOWN, PDF, TEXT, WORD, sniff
+from parsers.sniff import (
+    BY_SUFFIX,
+    EPUB,
+    HTML,
+    KINDS,
+    MARKDOWN,
+    OPENDOCUMENT,
+    PDF,
+    RTF,
+    SEPARATED,
+    SHEETS,
+    SLIDES,
+    TEXT,
+    WORD,
+    ZIP,
+    sniff,
+)
 
 #: Called with pages done and pages in all.
 OnPage = Callable[[int, int], None]
 
-#: Imported when needed: each brings its own library.
-_MODULES = {
-    PDF: "parsers.pdf",
-    WORD: "parsers.word",
-    HTML: "parsers.html",
-    MARKDOWN: "parsers.text",
-    TEXT: "parsers.text",
+#: Module and function, imported when needed: each brings its own library.
+_READERS = {
+    PDF: ("parsers.pdf", "read"),
+    WORD: ("parsers.word", "read"),
+    HTML: ("parsers.html", "read"),
+    MARKDOWN: ("parsers.text", "read_markdown"),
+    TEXT: ("parsers.text", "read"),
+    EPUB: ("parsers.epub", "read"),
+    OPENDOCUMENT: ("parsers.opendocument", "read"),
+    RTF: ("parsers.richtext", "read"),
+    SLIDES: ("parsers.slides", "read"),
+    SHEETS: ("parsers.sheets", "read"),
+    SEPARATED: ("parsers.sheets", "read_separated"),
+    ZIP: ("parsers.source_tree", "read"),
 }
 
 
@@ -37,8 +60,9 @@ def open_document(path: Path, *, filename: str, password: str | None, limits: Li
     size = path.stat().st_size
     if size > limits.max_bytes:
         raise TooLarge(f"The file has {size:,} bytes; {limits.max_bytes:,} are read at most. Split it.")
-    media_type = sniff(path, filename)
-    read: Read = import_module(_MODULES[media_type]).read
+    media_type = sniff(path, filename, password)
+    module, function = _READERS[media_type]
+    read: Read = getattr(import_module(module), function)
     reading = read(path, password=password, limits=limits)
     named = BY_SUFFIX.get(Path(filename).suffix.lower(), media_type)
     if KINDS[named] != KINDS[media_type]:

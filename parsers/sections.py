@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+from parsers.clean import clean
+from parsers.document import Change
+from parsers.reading import Mark, RawPage
 
 #: Characters of a section: about one printed page.
 SIZE = 3000
@@ -13,25 +17,55 @@ class Block(NamedTuple):
     """A paragraph, list item, table or heading of a document."""
 
     text: str
-    #: True for a heading of the first two levels, which begins a section.
-    heading: bool = False
+    #: Level of a heading, 0 for anything else; one of the first two levels begins a section.
+    level: int = 0
+    anchor: str | None = None
+    changes: Sequence[Change] = ()
+
+    @property
+    def begins(self) -> bool:
+        return 0 < self.level <= 2
 
 
-def sections(blocks: Iterable[Block]) -> list[str]:
+def sections(blocks: Iterable[Block]) -> list[RawPage]:
     """The blocks as sections: one begins at every heading, and none is much longer than a page."""
-    return [piece for chapter in _chapters(blocks) for piece in cut(chapter)]
+    return [page for chapter in _chapters(blocks) for page in _pages(chapter)]
 
 
-def _chapters(blocks: Iterable[Block]) -> Iterator[str]:
-    texts: list[str] = []
-    only_headings = True
+def _chapters(blocks: Iterable[Block]) -> Iterator[list[Block]]:
+    chapter: list[Block] = []
     for block in blocks:
-        if block.heading and not only_headings:
-            yield "\n\n".join(texts)
-            texts, only_headings = [], True
-        texts.append(block.text)
-        only_headings = only_headings and block.heading
-    yield "\n\n".join(texts)
+        if block.begins and any(not other.begins for other in chapter):
+            yield chapter
+            chapter = []
+        text = clean(block.text)
+        if text.strip():
+            chapter.append(block._replace(text=text))
+        elif chapter and (block.anchor or block.changes):  # they belong to what stands before them
+            chapter.append(block._replace(text=""))
+    yield chapter
+
+
+def _pages(chapter: list[Block]) -> Iterator[RawPage]:
+    text, placed = "", []
+    for block in chapter:
+        text += "\n\n" if text and block.text else ""
+        placed.append((len(text), block))
+        text += block.text
+    start = 0
+    for piece in cut(text):
+        end = start + len(piece)
+        here = [(at - start, block) for at, block in placed if start <= at < end or at == end == len(text)]
+        yield RawPage(
+            piece,
+            marks=[
+                Mark(block.text if block.level else "", block.level, block.anchor, at)
+                for at, block in here
+                if block.level or block.anchor
+            ],
+            changes=[change for _, block in here for change in block.changes],
+        )
+        start = end
 
 
 def cut(text: str, size: int = SIZE) -> list[str]:

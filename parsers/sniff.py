@@ -6,9 +6,9 @@ import mmap
 import re
 from pathlib import Path
 
-from parsers.archive import open_zip
+from parsers.archive import COMPOUND, open_zip, read_member
 from parsers.encoding import is_text
-from parsers.errors import Empty, Encrypted, Unsupported
+from parsers.errors import Empty, Unsupported
 
 PDF = "application/pdf"
 WORD = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
@@ -16,12 +16,26 @@ HTML = "text/html"
 MARKDOWN = "text/markdown"
 TEXT = "text/plain"
 
+EPUB = "application/epub+zip"
+OPENDOCUMENT = "application/vnd.oasis.opendocument.text"
+RTF = "application/rtf"
+SLIDES = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
+SHEETS = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+SEPARATED = "text/csv"
+ZIP = "application/zip"
+
 #: Media type by the end of the name.
 BY_SUFFIX = {
     ".pdf": PDF, ".docx": WORD, ".docm": WORD, ".dotx": WORD, ".html": HTML, ".htm": HTML, ".xhtml": HTML,
-    ".md": MARKDOWN, ".markdown": MARKDOWN, ".txt": TEXT,
+    ".md": MARKDOWN, ".markdown": MARKDOWN, ".txt": TEXT, ".epub": EPUB, ".odt": OPENDOCUMENT, ".rtf": RTF,
+    ".pptx": SLIDES, ".pptm": SLIDES, ".ppsx": SLIDES, ".xlsx": SHEETS, ".xlsm": SHEETS, ".csv": SEPARATED,
+    ".tsv": SEPARATED, ".zip": ZIP,
 }  # fmt: skip
-KINDS = {PDF: "PDF", WORD: "Word", HTML: "HTML", MARKDOWN: "Markdown", TEXT: "plain text"}
+KINDS = {
+    PDF: "PDF", WORD: "Word", HTML: "HTML", MARKDOWN: "Markdown", TEXT: "plain text", EPUB: "EPUB",
+    OPENDOCUMENT: "OpenDocument", RTF: "RTF", SLIDES: "PowerPoint", SHEETS: "Excel",
+    SEPARATED: "separated values", ZIP: "a zip archive",
+}  # fmt: skip
 
 _HEAD_BYTES = 1 << 16
 #: What a PDF holds that has lost its header, or has something before it.
@@ -33,11 +47,14 @@ _TAG = re.compile(rb"<[a-z][^>]*>", re.I)
 #: Storage name inside the container of a Word file with a password (MS-OFFCRYPTO, section 2.3.4.4).
 _ENCRYPTED_PACKAGE = "EncryptedPackage".encode("utf-16-le")
 
+#: What the members of a zip begin with, by the kind of document it is.
 _PACKAGES = (
-    ("xl/", "an Excel workbook"),
-    ("ppt/", "a PowerPoint presentation"),
-    ("content.xml", "an OpenDocument file"),
+    ("word/", WORD),
+    ("xl/", SHEETS),
+    ("ppt/", SLIDES),
+    ("META-INF/container.xml", EPUB),
 )
+_MIMETYPE = "mimetype"
 _NAMES = (
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -52,11 +69,11 @@ _NAMES = (
 )
 
 
-def sniff(path: Path, filename: str) -> str:
-    """Media type of the file at `path`, one of the five above.
+def sniff(path: Path, filename: str, password: str | None = None) -> str:
+    """Media type of the file at `path`, one of those above.
 
-    Content decides; the name only tells the kinds of text apart. Raises Unsupported, Encrypted (a Word file
-    with a password), Empty (no bytes at all), Damaged (a zip without directory).
+    Content decides; the name only tells the kinds of text apart. Raises Unsupported, Encrypted, WrongPassword
+    (both for Office files), Empty (no bytes at all), Damaged (a zip without directory).
     """
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
@@ -66,11 +83,11 @@ def sniff(path: Path, filename: str) -> str:
     if head.lstrip().startswith(b"%PDF-") or (named == PDF and _PDF_INSIDE.search(head)):
         return PDF
     if head.startswith(b"PK\x03\x04"):
-        return _zip(path)
-    if head.startswith(b"\xd0\xcf\x11\xe0"):
-        raise _compound(path)
+        return _zip(path, None, named)
+    if head.startswith(COMPOUND):
+        return _compound(path, password, named)
     if head.startswith(b"{\\rtf"):
-        raise _refusal("an RTF file", "Save it as .docx and send that.")
+        return RTF
     if is_text(head):
         return _text(head, named)
     raise _refusal(next((name for magic, name in _NAMES if head.startswith(magic)), "of an unknown kind"))
@@ -79,29 +96,32 @@ def sniff(path: Path, filename: str) -> str:
 def _text(head: bytes, named: str | None) -> str:
     if _HTML.match(head.removeprefix(b"\xef\xbb\xbf")) or (named == HTML and _TAG.search(head)):
         return HTML
-    return MARKDOWN if named == MARKDOWN else TEXT
+    return named if named in {MARKDOWN, SEPARATED} else TEXT
 
 
-def _zip(path: Path) -> str:
-    with open_zip(path) as archive:
+def _zip(path: Path, password: str | None, named: str | None) -> str:
+    with open_zip(path, password) as archive:
         parts = archive.namelist()
-    if any(part.startswith("word/") for part in parts):
-        return WORD
-    for beginning, name in _PACKAGES:
+        said = read_member(archive, _MIMETYPE, max_bytes=_HEAD_BYTES) or b""
+    for beginning, kind in _PACKAGES:
         if any(part.startswith(beginning) for part in parts):
-            raise _refusal(name)
-    raise _refusal("a zip archive", "Unpack it and send the documents in it.")
+            return kind
+    if said.strip() == OPENDOCUMENT.encode():
+        return OPENDOCUMENT
+    if "content.xml" in parts:
+        raise _refusal("an OpenDocument file that is no text", "Save it as PDF and send that.")
+    if named not in {None, ZIP}:
+        raise _refusal(f"a zip archive, not {KINDS[named]}", "Open it in the program that made it.")
+    return ZIP
 
 
-def _compound(path: Path) -> Unsupported | Encrypted:
+def _compound(path: Path, password: str | None, named: str | None) -> str:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         locked = content.find(_ENCRYPTED_PACKAGE) >= 0
     if locked:
-        return Encrypted("The Word file is locked with a password. Save a copy without one and send that.")
-    return _refusal("an Office file from before 2007", "Save it as .docx and send that.")
+        return _zip(path, password, named)
+    raise _refusal("an Office file from before 2007", "Save it as .docx and send that.")
 
 
-def _refusal(
-    name: str, advice: str = "Send a PDF, a Word document (.docx), an HTML page or plain text."
-) -> Unsupported:
-    return Unsupported(f"The file is {name}, which is not read. {advice}")
+def _refusal(name: str, advice: str | None = None) -> Unsupported:
+    return Unsupported(f"The file is {name}, which is not read. {advice or Unsupported.advice}")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from parsers.encoding import decode
 from parsers.limits import Limits
-from parsers.reading import RawPage, Reading
-from parsers.sections import cut
+from parsers.reading import Mark, RawPage, Reading
+from parsers.sections import Block, cut, sections
 
-PARSER = "text/1"
+PARSER = "text/2"
+
+#: Headings of Markdown, outside of fenced code.
+_HEADING = re.compile(r"(#{1,6})[ \t]+(.+?)[ \t#]*")
+_FENCE = re.compile(r" {0,3}(```|~~~)")
 
 
 def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
@@ -17,11 +23,41 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
     text, warning = decode(path.read_bytes())
     sheets = text.rstrip("\f\r\n ").split("\f")
     paged = len(sheets) > 1
-    pages = sheets if paged else cut(text.replace("\r\n", "\n"))
+    pages = [RawPage(sheet) for sheet in (sheets if paged else cut(text.replace("\r\n", "\n")))]
     return Reading(
         parser=PARSER,
-        raw_pages=map(RawPage, pages),
+        raw_pages=pages,
         total=len(pages),
         paged=paged,
         warnings=[warning] if warning else [],
     )
+
+
+def read_markdown(path: Path, *, password: str | None, limits: Limits) -> Reading:
+    """Read Markdown: sections begin at its headings of the first two levels."""
+    text, warning = decode(path.read_bytes())
+    pages = [
+        page._replace(
+            marks=[Mark(mark.title.strip("# \t"), mark.level, None, mark.start) for mark in page.marks]
+        )
+        for page in sections(_blocks(text))
+    ]
+    return Reading(PARSER, pages, len(pages), paged=False, warnings=[warning] if warning else [])
+
+
+def _blocks(text: str) -> Iterator[Block]:
+    """Headings, and what stands between them."""
+    lines: list[str] = []
+    fence = ""
+    for line in text.splitlines():
+        opens = _FENCE.match(line)
+        if opens and fence in {"", opens[1]}:
+            fence = "" if fence else opens[1]
+        heading = None if fence else _HEADING.fullmatch(line)
+        if heading:
+            yield Block("\n".join(lines))
+            yield Block(line, level=len(heading[1]))
+            lines = []
+        else:
+            lines.append(line)
+    yield Block("\n".join(lines))

@@ -9,34 +9,45 @@ This walk keeps 99.98 %; what differs are mended ligatures and words that a page
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from parsers import markdown
 from parsers.archive import open_zip
 from parsers.attributes import get, value, whole
+from parsers.document import Change
 from parsers.errors import Damaged
 from parsers.limits import Limits
 from parsers.numbering import Numbering, spell
 from parsers.package import Package
-from parsers.reading import RawPage, Reading
+from parsers.reading import Mark, RawPage, Reading
 from parsers.sections import Block, sections
 
-PARSER = "word/1"
+PARSER = "word/2"
 
 # Marks within the text of a block; XML allows none of these characters in a file.
 _SET = "\f"  #: a page break that the author set
 _ODD, _EVEN = "\x1d", "\x1e"  #: a section that begins on the next odd (even) page
 _LAID_OUT = "\v"  #: Word began a page here when it last laid the document out
 _MARKS = re.compile("[\f\x1d\x1e\v]")
+#: A block that is a heading or holds changes begins here.
+_NOTED = "\x1c"
+_NUMBERS = re.compile(r"[\W\d_]|\b(?:page|seite|of|von|de|sur)\b", re.I)
 _FIRST_LETTER = re.compile(r"\S")
-_SAME_BREAK = re.compile("([\f\x1d\x1e])[ \t\n]*\v")
+_SAME_BREAK = re.compile("([\f\x1d\x1e][ \t\n\x1c]*)\v")
 
 _SECTION_MARKS = {"nextPage": _SET, "oddPage": _ODD, "evenPage": _EVEN, "": _SET}
+_TRACKED = {"ins": "inserted", "moveTo": "inserted", "del": "deleted", "moveFrom": "deleted"}
 #: Below this share of the pages that Word counted, the marks in the file would lead citations astray.
 _ENOUGH_MARKS = 0.8
-_HEADING = re.compile(r"heading [12]", re.I)
+_HEADING = re.compile(r"heading ([1-9])", re.I)
+#: A table with a longer cell is a layout of text.
+_LONG_CELL = 1500
 _PLAIN = {"tab": "\t", "ptab": "\t", "cr": "\n", "noBreakHyphen": "-", "lastRenderedPageBreak": _LAID_OUT}
+#: Parts of a formula, and what stands before them on a line (ECMA-376 part 1, section 22.1).
+_FORMULA = {"sup": "^", "sub": "_", "den": "/"}
 #: Elements that hold properties, field codes, deleted text, phonetic guides: no text of the document.
 _SKIPPED = frozenset({
     "del", "moveFrom", "delText", "instrText", "delInstrText", "pPr", "rPr", "tblPr", "tblGrid", "trPr",
@@ -45,12 +56,12 @@ _SKIPPED = frozenset({
 
 
 def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
-    """Read a .docx file. Raises Damaged, TooLarge.
+    """Read a .docx file. Raises Damaged, TooLarge, Encrypted, WrongPassword.
 
     It is paged where the file keeps the page starts of Word's last layout, else it has sections: page breaks
     set by the author alone do not tell the page that a text stands on.
     """
-    with open_zip(path) as archive:
+    with open_zip(path, password) as archive:
         return _read(Package(archive, max_part_bytes=limits.max_part_bytes))
 
 
@@ -60,6 +71,7 @@ def _read(package: Package) -> Reading:
     if root is None or root.find("{*}body") is None:
         raise Damaged("The file holds no Word document. Save a new copy from Word and send that.")
     walk = _Walk(package, main)
+    properties = _properties(package)
     blocks = [*walk.document(root)]
     pages = _pages(blocks)
     counted = _counted_pages(package)
@@ -67,30 +79,49 @@ def _read(package: Package) -> Reading:
     if paged:
         walk.warnings.append(_page_warning(len(pages), counted))
     else:
-        pages = sections(Block(_MARKS.sub("\n", block.text), block.heading) for block in blocks)
+        pages = sections(block._replace(text=_MARKS.sub("\n", block.text)) for block in blocks)
     return Reading(
         parser=PARSER,
-        raw_pages=map(RawPage, pages),
+        raw_pages=pages,
         total=len(pages),
         paged=paged,
-        title=_title(package),
+        title=properties.pop("title", None),
+        metadata=properties,
         warnings=walk.warnings,
     )
 
 
-def _pages(blocks: Iterable[Block]) -> list[str]:
-    text = _SAME_BREAK.sub(r"\1", "\n\n".join(block.text for block in blocks))
-    pages = [""]
+def _pages(blocks: Iterable[Block]) -> list[RawPage]:
+    kept = [block for block in blocks if block.text]
+    noted = deque(block for block in kept if block.level or block.changes)
+    text = _SAME_BREAK.sub(r"\1", "\n\n".join(_noted(block) for block in kept))
+    sheets = [""]
     start = 0
     for mark in _MARKS.finditer(text):
-        pages[-1] = text[start : mark.start()]
-        on_even = len(pages) % 2 == 1  # the page that follows
+        sheets[-1] = text[start : mark.start()]
+        on_even = len(sheets) % 2 == 1  # the page that follows
         if (mark[0] == _ODD and on_even) or (mark[0] == _EVEN and not on_even):
-            pages.append("")
-        pages.append("")
+            sheets.append("")
+        sheets.append("")
         start = mark.end()
-    pages[-1] = text[start:]
-    return pages
+    sheets[-1] = text[start:]
+    return [_page(sheet, [noted.popleft() for _ in range(sheet.count(_NOTED))]) for sheet in sheets]
+
+
+def _noted(block: Block) -> str:
+    """The text of a block, with a mark where it begins on its page."""
+    if not (block.level or block.changes):
+        return block.text
+    start = len(block.text) - len(block.text.lstrip("\f\x1d\x1e\v \t\n"))
+    return block.text[:start] + _NOTED + block.text[start:]
+
+
+def _page(sheet: str, noted: list[Block]) -> RawPage:
+    return RawPage(
+        sheet.replace(_NOTED, ""),
+        marks=[Mark(_MARKS.sub(" ", block.text), block.level) for block in noted if block.level],
+        changes=[change for block in noted for change in block.changes],
+    )
 
 
 def _counted_pages(package: Package) -> int:
@@ -109,9 +140,16 @@ def _page_warning(marked: int, counted: int) -> str:
     return warning
 
 
-def _title(package: Package) -> str | None:
-    properties = package.xml(package.related("", "core-properties") or "docProps/core.xml")
-    return None if properties is None else properties.findtext("{*}title")
+def _properties(package: Package) -> dict[str, str]:
+    """What the file says of itself (ECMA-376 part 2, section 11)."""
+    root = package.xml(package.related("", "core-properties") or "docProps/core.xml")
+    names = {"title": "title", "creator": "author", "subject": "subject", "keywords": "keywords",
+             "lastModifiedBy": "last_author", "created": "created", "modified": "modified"}  # fmt: skip
+    return {
+        names[_name(element)]: element.text
+        for element in (() if root is None else root)
+        if isinstance(element.tag, str) and _name(element) in names and element.text
+    }
 
 
 class _Styles:
@@ -132,12 +170,13 @@ class _Styles:
             None,
         )
 
-    def is_heading(self, paragraph: Any) -> bool:
-        """Whether it is a heading of the first two levels."""
-        level = value(self.find(paragraph, "outlineLvl"))
-        if level:
-            return whole(level, default=9) <= 1
-        return any(_HEADING.fullmatch(value(source.find("{*}name"))) for source in self._sources(paragraph))
+    def level(self, paragraph: Any) -> int:
+        """Level of a heading, 1 to 9, or 0 for any other paragraph."""
+        outline = value(self.find(paragraph, "outlineLvl"))
+        if outline:
+            return (whole(outline, default=9) + 1) % 10
+        names = (value(source.find("{*}name")) for source in self._sources(paragraph))
+        return next((int(found[1]) for name in names if (found := _HEADING.fullmatch(name))), 0)
 
     def _sources(self, paragraph: Any) -> Iterator[Any]:
         yield paragraph
@@ -160,7 +199,11 @@ class _Walk:
         self.warnings: list[str] = []
         self._styles = _Styles(part("styles"))
         self._numbering = Numbering(part("numbering"))
-        self._notes = {kind: _notes(part(f"{kind}s"), kind) for kind in ("footnote", "endnote")}
+        self._notes = {kind: _notes(part(f"{kind}s"), kind) for kind in ("footnote", "endnote", "comment")}
+        self._headers, self._footers = (
+            [package.xml(name) for name in package.all_related(main, kind)] for kind in ("header", "footer")
+        )
+        self._changes: list[Change] = []
         self._cited = {"footnote": 0, "endnote": 0}
         self._pending: list[Any] = []
         self._endnotes: list[Block] = []
@@ -173,8 +216,27 @@ class _Walk:
         self._section_marks = [
             _SECTION_MARKS.get(value(end.find("{*}type")), "") for end in reversed(ends[1:])
         ]
+        yield from self._running(self._headers)
         yield from self._blocks(root)
         yield from self._endnotes
+        yield from self._running(self._footers)
+        if self._changes:
+            yield Block("", changes=self._taken())
+
+    def _running(self, parts: list[Any]) -> Iterator[Block]:
+        """Headers or footers, each once, without those that only number the pages."""
+        seen = set()
+        for part in parts:
+            text = "\n".join(block.text for block in self._blocks(part)) if part is not None else ""
+            key = _NUMBERS.sub("", text).strip()
+            if key and key not in seen:
+                seen.add(key)
+                yield Block(_MARKS.sub("", text), changes=self._taken())
+
+    def _taken(self) -> list[Change]:
+        """The changes met since this was last called."""
+        taken, self._changes = self._changes, []
+        return taken
 
     def _blocks(self, parent: Any) -> Iterator[Block]:
         for child in _content(parent):
@@ -198,7 +260,8 @@ class _Walk:
         if paragraph.find("{*}pPr/{*}sectPr") is not None and self._section_marks:
             text += self._section_marks.pop()
         if text:
-            yield Block(text, heading=self._styles.is_heading(paragraph))
+            level = self._styles.level(paragraph) if text.strip() else 0
+            yield Block(text, level, changes=self._taken())
         for hanging in pending:
             if isinstance(hanging, Block):
                 yield hanging
@@ -206,20 +269,42 @@ class _Walk:
                 yield from self._blocks(hanging)
 
     def _inline(self, parent: Any) -> Iterator[str]:
+        for child in parent:
+            if isinstance(child.tag, str) and _name(child) in _TRACKED:
+                self._track(child, _TRACKED[_name(child)], within=child)
         for child in _content(parent):
             name = _name(child)
             if name == "t":
                 yield child.text or ""
             elif name in _PLAIN:
                 yield _PLAIN[name]
+            elif name in _FORMULA and next(child.iter("{*}t"), None) is not None:
+                yield _FORMULA[name]
+                yield from self._inline(child)
             elif name == "br":
                 yield _SET if get(child, "type") == "page" else "\n"
             elif name in {"footnoteReference", "endnoteReference"}:
                 yield self._cite(name.removesuffix("Reference"), get(child, "id"))
+            elif name == "commentReference":
+                self._comment(get(child, "id"))
             elif name == "txbxContent":
                 self._pending.append(child)
             else:
                 yield from self._inline(child)
+
+    def _track(self, change: Any, kind: str, *, within: Any) -> None:
+        """Note a tracked change of the text within an element (ECMA-376 part 1, section 17.13.5)."""
+        text = "".join(element.text or "" for element in within.iter("{*}t", "{*}delText"))
+        if text.strip():
+            author, date = get(change, "author") or None, get(change, "date") or None
+            self._changes.append(Change(kind, text, author, date, page=0))
+
+    def _comment(self, identity: str) -> None:
+        comment = self._notes["comment"].pop(identity, None)
+        if comment is not None:
+            text = " ".join(block.text for block in self._blocks(comment)).strip()
+            author = get(comment, "author")
+            self._pending.append(Block(f"[Comment{f' by {author}' if author else ''}: {text}]"))
 
     def _label(self, paragraph: Any) -> str:
         properties = self._styles.find(paragraph, "numPr")
@@ -239,22 +324,50 @@ class _Walk:
         return f"[{number}]"
 
     def _table(self, table: Any) -> Iterator[Block]:
-        rows = [text for row in _inside(table, "tr") if (text := self._row(row))]
-        if rows:
-            yield Block("\n".join(rows))
+        rows = [cells for row in _inside(table, "tr") if (cells := self._row(row))]
+        if any(len(text) > _LONG_CELL or markdown.holds_table(text) for row in rows for text in row):
+            yield from (Block(text, changes=self._taken()) for row in rows for text in row if text)
+            return
+        for mark, part in _between_pages(rows):
+            plain = [[_MARKS.sub(" ", text) for text in row] for row in part]
+            text = markdown.table(plain) if markdown.is_table(plain) else "\n".join(map("\n".join, plain))
+            yield Block(mark + text, changes=self._taken())
 
-    def _row(self, row: Any) -> str:
-        if row.find("{*}trPr/{*}del") is not None:
-            return ""
-        cells = [[block.text for block in self._blocks(cell)] for cell in _inside(row, "tc")]
+    def _row(self, row: Any) -> list[str]:
+        """The text of each cell, "" for those a cell spans beside its own; none where the row was deleted."""
+        deletion = row.find("{*}trPr/{*}del")
+        if deletion is not None:
+            self._track(deletion, "deleted", within=row)
+            return []
+        cells = []
+        for cell in _inside(row, "tc"):
+            cells.append("\n".join(block.text for block in self._blocks(cell)))
+            cells += [""] * (whole(value(cell.find("{*}tcPr/{*}gridSpan")), default=1) - 1)
         # A row across two pages has a mark in each of its cells; the page begins once.
-        marks = [sum(text.count(_LAID_OUT) for text in cell) for cell in cells]
-        for index, cell in enumerate(cells):
-            if index != marks.index(max(marks)):
-                cell[:] = [text.replace(_LAID_OUT, "") for text in cell]
-        if all(len(cell) <= 1 for cell in cells):
-            return "\t".join("".join(cell) for cell in cells).rstrip("\t")
-        return "\n".join(text for cell in cells for text in cell)
+        marks = [text.count(_LAID_OUT) for text in cells]
+        return [
+            text if index == marks.index(max(marks)) else text.replace(_LAID_OUT, "")
+            for index, text in enumerate(cells)
+        ]
+
+
+def _between_pages(rows: list[list[str]]) -> Iterator[tuple[str, list[list[str]]]]:
+    """Rows in groups, each with the mark of the page it begins; a row belongs to the page it begins on."""
+    mark = ""
+    part: list[list[str]] = []
+    for row in rows:
+        marked = [text for text in row if _LAID_OUT in text]
+        begins = any(text.lstrip(" \t\n").startswith(_LAID_OUT) for text in marked)
+        if begins and part:
+            yield mark, part
+            part = []
+        mark = _LAID_OUT if begins else mark
+        part.append(row)
+        if marked and not begins:
+            yield mark, part
+            mark, part = _LAID_OUT, []
+    if part or mark:
+        yield mark, part
 
 
 def _content(parent: Any) -> Iterator[Any]:

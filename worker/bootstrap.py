@@ -37,7 +37,8 @@ class CpuWorker:
     sweep: Sweep
 
     def close(self) -> None:
-        """Let go of the database."""
+        """End the waiting parsers and let go of the database."""
+        self.parsing.close()
         self.record.close()
 
 
@@ -87,7 +88,7 @@ class ModelWorker:
 
 def cpu_worker(settings: Settings, *, ring: Ring, waiting: Callable[[str], int]) -> CpuWorker:
     """Build a CPU worker. `waiting(queue)` counts the messages in a queue."""
-    record = open_record(settings, ring=ring)
+    record = open_record(settings, ring=ring, parser_version=parsers.PARSER_VERSION)
     limits = parsers.Limits(
         max_bytes=settings.max_upload_bytes,
         max_pages=settings.max_pages,
@@ -97,7 +98,9 @@ def cpu_worker(settings: Settings, *, ring: Ring, waiting: Callable[[str], int])
     )
     return CpuWorker(
         record=record,
-        parsing=Parsing(record, limits, heartbeat_s=settings.heartbeat_s, lease_s=settings.lease_s),
+        parsing=Parsing(
+            record, parsers.Sandbox(limits), heartbeat_s=settings.heartbeat_s, lease_s=settings.lease_s
+        ),
         webhooks=Webhooks(
             record.deliveries,
             secret=settings.signing_secret,
@@ -125,7 +128,7 @@ def model_worker(settings: Settings, *, ring: Ring) -> ModelWorker:
         worker.engine.ModelLoadError: the model cannot be had.
     """
     worker_id = f"{socket.gethostname()}:{os.environ.get('CUDA_VISIBLE_DEVICES', 'cpu')}"
-    record = open_record(settings, ring=ring)
+    record = open_record(settings, ring=ring, parser_version=parsers.PARSER_VERSION)
     record.workers.gone(worker_id)  # what a killed one left; this one is ready when it says so
     engine = open_engine(settings)
     pipeline = Pipeline(

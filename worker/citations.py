@@ -123,7 +123,7 @@ def _found(quote: str, source: Source, span: Span, match: Match, *, score: float
         quote=quote,
         document_id=source.document_id,
         page=page.number,
-        place=source.place(index),
+        place=source.place(index, at),
         label=page.label,
         start=at,
         end=min(at + span.end - span.start, len(page.text)),

@@ -21,11 +21,17 @@ log = structlog.get_logger()
 class Parsing:
     """Turns uploads into text."""
 
-    def __init__(self, record: Record, limits: parsers.Limits, *, heartbeat_s: float, lease_s: float) -> None:
+    def __init__(
+        self, record: Record, sandbox: parsers.Sandbox, *, heartbeat_s: float, lease_s: float
+    ) -> None:
         self._record = record
-        self._limits = limits
+        self._sandbox = sandbox
         self._heartbeat_s = heartbeat_s
         self._lease_s = lease_s
+
+    def close(self) -> None:
+        """End the parsers that wait for the next file."""
+        self._sandbox.close()
 
     def parse(self, document_id: str) -> None:
         """Parse a document, if it is still there to be parsed, and wake the jobs that waited for it."""
@@ -64,11 +70,10 @@ class Parsing:
             return False
 
         with Heart(beat, lambda: None, every_s=self._heartbeat_s, lease_s=self._lease_s):
-            document = parsers.parse(
+            document = self._sandbox.parse(
                 self._record.files.upload(row.sha256),
                 filename=row.filename,
                 password=row.password,
-                limits=self._limits,
                 on_page=on_page,
             )
         text = json.dumps(document.to_json(), ensure_ascii=False).encode()
@@ -85,4 +90,6 @@ class Parsing:
             "characters": document.characters,
             "warnings": list(document.warnings),
             "parser_version": parsers.PARSER_VERSION,
+            "language": document.language,
+            "ocr_pages": list(document.ocr_pages),
         }

@@ -64,9 +64,9 @@ class Source:
         """Index of the page that holds a character of `text`."""
         return bisect.bisect_right(self.starts, offset) - 1
 
-    def place(self, index: int) -> str:
-        """What a person would call a page."""
-        return f"{'page' if self.document.paged else 'section'} {self.document.pages[index].number}"
+    def place(self, index: int, offset: int | None = None) -> str:
+        """What a person would call a page, or a character of its text."""
+        return self.document.place(index, offset)
 
 
 def squeeze(text: str) -> tuple[str, NDArray[np.int64]]:

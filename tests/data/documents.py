@@ -17,29 +17,55 @@ NAMESPACES = (
 )
 
 
-def pdf(pages: Sequence[str], *, title: str = "", labels: str = "") -> bytes:
-    """A PDF with these lines of Latin text on each page; `labels` is the /Nums array of its page labels."""
-    kids = " ".join(f"{5 + 2 * index} 0 R" for index in range(len(pages)))
+def pdf(pages: Sequence[str], *, title: str = "", labels: str = "", outline: str = "") -> bytes:
+    """A PDF with these lines of Latin text on each page."""
+    return drawn_pdf([drawn(text) for text in pages], title=title, labels=labels, outline=outline)
+
+
+def drawn(text: str, x: float = 72, y: float = 720) -> str:
+    """Drawing instructions for lines of text that begin at a point."""
+    lines = " T* ".join(f"({_pdf_string(line)}) Tj" for line in text.split("\n") if line)
+    return f"BT /F1 12 Tf 14 TL {x} {y} Td {lines} ET\n" if lines else ""
+
+
+def drawn_pdf(
+    pages: Sequence[str],
+    *,
+    title: str = "",
+    labels: str = "",
+    outline: str = "",
+    page: str = "",
+    image: bytes = b"",
+) -> bytes:
+    """A PDF of pages with these drawing instructions.
+
+    `labels` is the /Nums array of its page labels, `outline` the title of a bookmark to its last page, `page`
+    further entries of each page, `image` a stream object that the pages draw as /Im1.
+    """
+    kids = " ".join(f"{7 + 2 * index} 0 R" for index in range(len(pages)))
     page_labels = f" /PageLabels << /Nums [{labels}] >>" if labels else ""
-    objects = [
-        f"<< /Type /Catalog /Pages 2 0 R{page_labels} >>",
-        f"<< /Type /Pages /Count {len(pages)} /Kids [{kids}] /MediaBox [0 0 612 792] >>",
-        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
-        f"<< /Title ({title}) >>",
+    last = f"{5 + 2 * len(pages)} 0 R"
+    objects: list[bytes] = [
+        f"<< /Type /Catalog /Pages 2 0 R{page_labels}{' /Outlines 5 0 R' if outline else ''} >>".encode(),
+        f"<< /Type /Pages /Count {len(pages)} /Kids [{kids}] /MediaBox [0 0 612 792] >>".encode(),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+        f"<< /Title ({title}) >>".encode(),
+        f"<< /First << /Title ({outline}) /Parent 5 0 R /Dest [{last} /Fit] >> >>".encode(),
+        image or b"null",
     ]
-    for index, text in enumerate(pages):
-        lines = " T* ".join(f"({_pdf_string(line)}) Tj" for line in text.split("\n") if line)
-        content = f"BT /F1 12 Tf 14 TL 72 720 Td {lines} ET" if lines else ""
+    for index, content in enumerate(pages):
         objects.append(
-            "<< /Type /Page /Parent 2 0 R /Resources << /Font << /F1 3 0 R >> >> "
-            f"/Contents {6 + 2 * index} 0 R >>"
+            f"<< /Type /Page /Parent 2 0 R {page} "
+            "/Resources << /Font << /F1 3 0 R >> /XObject << /Im1 6 0 R >> >> "
+            f"/Contents {8 + 2 * index} 0 R >>".encode()
         )
-        objects.append(f"<< /Length {len(content.encode('latin-1'))} >>\nstream\n{content}\nendstream")
+        stream = content.encode("latin-1")
+        objects.append(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream))
     out = bytearray(b"%PDF-1.4\n")
     offsets = []
     for number, body in enumerate(objects, start=1):
         offsets.append(len(out))
-        out += f"{number} 0 obj\n{body}\nendobj\n".encode("latin-1")
+        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
     start = len(out)
     out += f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n".encode()
     out += b"".join(b"%010d 00000 n \n" % offset for offset in offsets)

@@ -21,6 +21,7 @@ from parsers import (
     Limits,
     OutOfMemory,
     ParseError,
+    Sandbox,
     TimedOut,
     TooManyPages,
     Unsupported,
@@ -212,3 +213,73 @@ def test_the_child_finds_the_package_from_any_folder(path: Path) -> None:
     command = [sys.executable, "-c", program, str(path)]
     told = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True)
     assert told.stdout == "Greeting\n"
+
+
+def test_a_child_that_read_a_small_file_reads_the_next(path: Path) -> None:
+    with Sandbox() as sandbox:
+        path.write_bytes(FILES["a.pdf"])
+        sandbox.parse(path, filename="a.pdf")
+        first = children()
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+        with pytest.raises(Unsupported):
+            sandbox.parse(path, filename="a.pdf")
+        path.write_bytes(FILES["a.html"])
+        assert sandbox.parse(path, filename="a.html").pages[0].text == "Hello\n\nWorld"
+        assert children() == first
+    assert children() == []
+
+
+def test_a_child_that_read_a_large_file_reads_no_other_and_the_next_is_ready(path: Path) -> None:
+    path.write_bytes(b"A line of words.\n" * 600_000)
+    with Sandbox() as sandbox:
+        used: list[int] = []
+        for _ in range(2):
+            sandbox.parse(path, filename="a.txt", on_page=lambda *_: used.extend(children()))
+            assert len(children()) == 1
+        assert len(set(used)) == 2
+    assert children() == []
+
+
+def test_the_next_file_finds_another_child_where_one_crashed(path: Path) -> None:
+    path.write_bytes(LONG)
+    with Sandbox() as sandbox:
+        with pytest.raises(Damaged, match="crashed the parser"):
+            sandbox.parse(path, filename="a.pdf", on_page=lambda *_: os.kill(children()[0], signal.SIGSEGV))
+        assert len(sandbox.parse(path, filename="a.pdf").pages) == 400
+        [waiting] = children()
+        os.kill(waiting, signal.SIGKILL)
+        os.waitid(os.P_PID, waiting, os.WEXITED | os.WNOWAIT)
+        assert len(sandbox.parse(path, filename="a.pdf").pages) == 400
+
+
+def test_time_is_counted_for_each_file_anew(path: Path) -> None:
+    path.write_bytes(LONG)
+    with Sandbox(Limits(cpu_s=2)) as sandbox:
+        for _ in range(4):
+            assert len(sandbox.parse(path, filename="a.pdf").pages) == 400
+
+
+def test_the_child_can_make_no_sockets(path: Path) -> None:
+    path.write_bytes(LONG)
+    seen: list[str] = []
+    parse(
+        path,
+        filename="a.pdf",
+        on_page=lambda *_: seen.append(Path(f"/proc/{children()[0]}/status").read_text()),
+    )
+    assert re.search(r"^Seccomp:\s+2$", seen[0], re.MULTILINE)
+    program = "from parsers import network; print(network.forbid()); import socket; socket.socket()"
+    tried = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert tried.stdout == "True\n"
+    assert "PermissionError" in tried.stderr
+
+
+def test_two_processes_read_a_long_file_as_one_does(path: Path) -> None:
+    path.write_bytes(documents.pdf([f"Page {n} of many. " * 40 for n in range(300)]))
+    assert parse(path, filename="a.pdf") == parse_in_process(path, filename="a.pdf")

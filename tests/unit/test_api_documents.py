@@ -169,8 +169,8 @@ def test_the_text_is_read_page_by_page(client: FlaskClient, record: Record, stor
     url = f"/v1/documents/{row.id}/text"
     first = client.get(f"{url}?limit=2").get_json()
     assert first["data"] == [
-        {"number": 1, "label": "p. 1", "text": "one"},
-        {"number": 2, "label": "p. 2", "text": "two"},
+        {"number": 1, "label": "p. 1", "name": None, "text": "one"},
+        {"number": 2, "label": "p. 2", "name": None, "text": "two"},
     ]
     assert (first["first_id"], first["last_id"], first["has_more"]) == (1, 2, True)
     rest = client.get(f"{url}?limit=2&after=2").get_json()

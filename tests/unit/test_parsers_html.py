@@ -52,9 +52,9 @@ def test_lists_are_numbered_as_a_browser_does(path: Path) -> None:
     assert text_of(path, body) == "1. one\n\n2. two\n\n• inner\n\n3. three"
 
 
-def test_a_table_has_a_line_for_each_row(path: Path) -> None:
+def test_a_table_is_one_of_markdown(path: Path) -> None:
     body = "<table><tr><th>Rent</th><td><p>1,250</p></td></tr><tr><td>Deposit</td><td>3,750</td></tr></table>"
-    assert text_of(path, body) == "Rent\t1,250\nDeposit\t3,750"
+    assert text_of(path, body) == "| Rent | 1,250 |\n| --- | --- |\n| Deposit | 3,750 |"
 
 
 def test_a_table_used_for_layout_is_read_as_text(path: Path) -> None:
@@ -125,3 +125,32 @@ def test_elements_nested_too_deeply_are_refused_rather_than_cut(path: Path) -> N
 
 def test_elements_nested_deeply_are_read(path: Path) -> None:
     assert text_of(path, "<div>" * 1500 + "The end" + "</div>" * 1500) == "The end"
+
+
+def test_spanned_cells_leave_their_places_empty(path: Path) -> None:
+    body = "<table><tr><th rowspan=2>a<th colspan=2>b<tr><td>c<td>d</table>"
+    assert read(path, body).tables[0].rows == (("a", "b", ""), ("", "c", "d"))
+
+
+def test_places_are_named_by_the_nearest_anchor(path: Path) -> None:
+    document = read(path, '<p>Start</p><h2 id="rent">Rent</h2><p>900</p><p><a name="due"></a>Due</p>')
+    text = document.pages[1].text
+    assert document.place(1, text.index("900")) == "section 2, #rent"
+    assert document.place(1, text.index("Due")) == "section 2, #due"
+    assert document.place(0, 0) == "section 1, paragraph 1"
+
+
+def test_headings_are_sections(path: Path) -> None:
+    document = read(path, "<h1>Lease</h1><p>a</p><h3>Due</h3>")
+    assert [(section.title, section.level, section.start) for section in document.sections] == [
+        ("Lease", 1, 0),
+        ("Due", 3, 10),
+    ]
+
+
+def test_what_is_named_a_menu_and_is_all_links_is_navigation(path: Path) -> None:
+    links = "<a href=/>Home</a> <a href=/a>About us</a>"
+    menu = '<div class="menu">Soup, bread and <a href=/w>wine</a></div>'
+    document = read(path, f'<div class="top menu">{links}</div>{menu}<p>Text')
+    assert document.pages[0].text == "Soup, bread and wine\n\nText"
+    assert document.warnings == ("3 words of navigation were left out.",)

@@ -31,19 +31,34 @@ def test_a_short_text_is_one_section() -> None:
 def test_a_section_begins_at_every_heading_but_not_between_two() -> None:
     blocks = [
         Block("Preface"),
-        Block("Part I", heading=True),
-        Block("Chapter 1", heading=True),
+        Block("Part I", level=1),
+        Block("Chapter 1", level=1),
         Block("Call me Ishmael."),
-        Block("Chapter 2", heading=True),
+        Block("Chapter 2", level=1),
         Block("I stuffed a shirt."),
     ]
-    assert sections(blocks) == [
+    assert [page.text for page in sections(blocks)] == [
         "Preface",
         "Part I\n\nChapter 1\n\nCall me Ishmael.",
         "Chapter 2\n\nI stuffed a shirt.",
     ]
 
 
+def test_headings_and_anchors_stand_where_their_text_does() -> None:
+    blocks = [
+        Block("One", level=1, anchor="one"),
+        Block("Text  \n"),
+        Block("Two", level=3),
+        Block("End", anchor="end"),
+    ]
+    [page] = sections(blocks)
+    assert [(page.text[mark.start :][:3], mark.title, mark.level, mark.anchor) for mark in page.marks] == [
+        ("One", "One", 1, "one"),
+        ("Two", "Two", 3, None),
+        ("End", "", 0, "end"),
+    ]
+
+
 def test_a_long_chapter_is_several_sections() -> None:
-    chapter = [Block("Chapter", heading=True), *(Block("word " * 100) for _ in range(20))]
+    chapter = [Block("Chapter", level=1), *(Block("word " * 100) for _ in range(20))]
     assert len(sections(chapter)) > 2

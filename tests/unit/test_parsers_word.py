@@ -9,6 +9,7 @@ from data import documents
 from data.documents import paragraph, run
 
 from parsers import Damaged, Document, Empty, Limits, TooLarge, parse_in_process
+from parsers.document import Change, Section
 from parsers.limits import DEFAULT_LIMITS
 
 LAID_OUT = "<w:r><w:lastRenderedPageBreak/></w:r>"
@@ -70,15 +71,15 @@ def test_links_content_controls_and_formulas_are_read(path: Path) -> None:
     assert text_of(path, body) == "a link, a control, a=b"
 
 
-def test_a_table_has_a_line_for_each_row(path: Path) -> None:
+def test_a_table_is_one_of_markdown(path: Path) -> None:
     body = table((paragraph("Rent"), paragraph("1,250")), (paragraph("Deposit"), paragraph("3,750")))
-    assert text_of(path, body) == "Rent\t1,250\nDeposit\t3,750"
+    assert text_of(path, body) == "| Rent | 1,250 |\n| --- | --- |\n| Deposit | 3,750 |"
 
 
 def test_a_table_that_holds_paragraphs_is_read_cell_by_cell(path: Path) -> None:
     inner = table((paragraph("x"), paragraph("y")))
     body = table((paragraph("Left") + paragraph("below"), inner + paragraph("Right")))
-    assert text_of(path, body) == "Left\nbelow\nx\ty\nRight"
+    assert text_of(path, body) == "Left\nbelow\nx\ny\nRight"
 
 
 def test_a_text_box_is_read_once_after_its_paragraph(path: Path) -> None:
@@ -245,3 +246,56 @@ def test_a_zip_directory_of_many_megabytes_is_not_loaded(path: Path) -> None:
     end = content.index(b"PK\x05\x06") + 12
     with pytest.raises(TooLarge, match="parts"):
         read(path, content[:end] + (500 << 20).to_bytes(4, "little") + content[end + 4 :])
+
+
+def test_comments_follow_the_paragraph_they_are_on(path: Path) -> None:
+    body = p(run("Rent is 900."), '<w:r><w:commentReference w:id="3"/></w:r>') + paragraph("Next.")
+    comments = f'<w:comment w:id="3" w:author="Ann">{paragraph("Too much?")}</w:comment>'
+    assert text_of(path, body, comments=comments) == "Rent is 900.\n\n[Comment by Ann: Too much?]\n\nNext."
+
+
+def test_headers_and_footers_are_read_once_but_for_page_numbers(path: Path) -> None:
+    content = documents.word(
+        paragraph("Body."), header=paragraph("ACME Ltd"), footer=paragraph("Page 3 of 9")
+    )
+    assert [page.text for page in read(path, content).pages] == ["ACME Ltd\n\nBody."]
+
+
+def test_tracked_changes_are_kept_beside_the_text(path: Path) -> None:
+    deleted = (
+        '<w:del w:author="Ann" w:date="2026-01-02T03:04:05Z"><w:r><w:delText>900</w:delText></w:r></w:del>'
+    )
+    body = p(run("One")) + p(LAID_OUT, run("Rent is "), deleted, f"<w:ins>{run('950')}</w:ins>")
+    document = read(path, documents.word(body))
+    assert document.pages[1].text == "Rent is 950"
+    assert document.changes == (
+        Change("deleted", "900", "Ann", "2026-01-02T03:04:05Z", page=2),
+        Change("inserted", "950", None, None, page=2),
+    )
+
+
+def test_headings_are_sections_on_their_pages(path: Path) -> None:
+    style = '<w:style w:styleId="H"><w:name w:val="heading 2"/></w:style>'
+    body = p(run("One")) + p(LAID_OUT, run("intro")) + paragraph("Rent", '<w:pStyle w:val="H"/>')
+    document = read(path, documents.word(body, styles=style))
+    assert document.sections == (Section("Rent", 2, page=2, start=7),)
+
+
+def test_a_document_without_pages_is_cited_by_section_and_paragraph(path: Path) -> None:
+    document = read(path, documents.word(paragraph("One") + paragraph("Two")))
+    assert document.place(0, document.pages[0].text.index("Two")) == "section 1, paragraph 2"
+
+
+def test_a_row_that_begins_a_page_begins_another_table(path: Path) -> None:
+    rows = [(paragraph("a"), paragraph("b")), (paragraph("c"), paragraph("d"))]
+    later = [(p(LAID_OUT, run("e")), paragraph("f")), (paragraph("g"), paragraph("h"))]
+    document = read(path, documents.word(table(*rows, *later)))
+    assert [found.page for found in document.tables] == [1, 2]
+    assert document.tables[1].rows == (("e", "f"), ("g", "h"))
+
+
+def test_powers_and_fractions_keep_their_meaning(path: Path) -> None:
+    letter = "<m:r><m:t>{}</m:t></m:r>".format
+    power = f"<m:sSup><m:e>{letter('x')}</m:e><m:sup>{letter('2')}</m:sup></m:sSup>"
+    fraction = f"<m:f><m:num>{letter('a')}</m:num><m:den>{letter('b')}</m:den></m:f>"
+    assert text_of(path, p(f"<m:oMath>{power}{letter('+')}{fraction}</m:oMath>")) == "x^2+a/b"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
 from services import Doorbell, MovableClock
-from story import ERROR, FACTS, OUTCOME, Story
+from story import ERROR, FACTS, OUTCOME, Story, question
 
 from jobs.errors import DocumentInUse, DocumentNotFound, JobNotFound
 from jobs.files import Stored
 from jobs.objects import Document
-from jobs.queues import CPU, PARSE
-from jobs.record import Record
+from jobs.queues import CPU, MODEL, PARSE, READ
+from jobs.record import Record, open_record
 from jobs.status import DocumentStatus, Status
+from settings import Settings
 
 
 def stored(data: bytes) -> Stored:
@@ -142,3 +144,58 @@ def test_deleted_bytes_can_be_uploaded_again(record: Record, story: Story) -> No
     again, new = record.documents.add(Stored(first.sha256, first.size_bytes), filename="a.txt", password=None)
     assert new
     assert again.id != first.id
+
+
+@pytest.fixture
+def renewed(settings: Settings, ring: Doorbell) -> Iterator[Record]:
+    """The same record after an upgrade of the parsers."""
+    record = open_record(settings, ring=ring, parser_version="2")
+    yield record
+    record.close()
+
+
+def test_text_of_older_parsers_is_made_anew_when_the_file_is_uploaded_again(
+    story: Story, renewed: Record, ring: Doorbell
+) -> None:
+    document = story.parse(story.upload(b"same"))
+    ring.take()
+    again, new = renewed.documents.add(stored(b"same"), filename="a.txt", password="secret")
+    assert (again.id, new, again.status, again.password) == (
+        document.id,
+        False,
+        DocumentStatus.QUEUED,
+        "secret",
+    )
+    assert ring.take() == [(PARSE, CPU, document.id)]
+
+
+def test_text_of_older_parsers_is_made_anew_when_a_job_asks_for_it(
+    story: Story, renewed: Record, ring: Doorbell
+) -> None:
+    document = story.read_document()
+    ring.take()
+    job, _ = renewed.ledger.add(question(document))
+    assert ring.take() == [(PARSE, CPU, document.id)]
+    claimed = renewed.documents.claim(document.id)
+    assert claimed is not None
+    renewed.ledger.documents_changed(renewed.documents.ready(claimed, {**FACTS, "parser_version": "2"}))
+    assert ring.take() == [(READ, MODEL, job.id)]
+    assert renewed.documents.get(document.id).parser_version == "2"
+    renewed.ledger.add(question(document))
+    assert [task for task, *_ in ring.take()] == [READ]
+
+
+def test_what_newer_parsers_cannot_read_keeps_its_text_and_is_not_tried_again(
+    story: Story, renewed: Record, ring: Doorbell
+) -> None:
+    document = story.read_document()
+    renewed.ledger.add(question(document))
+    claimed = renewed.documents.claim(document.id)
+    assert claimed is not None
+    renewed.ledger.documents_changed(renewed.documents.fail(claimed, ERROR))
+    row = renewed.documents.get(document.id)
+    assert (row.status, row.parser_version, row.error) == (DocumentStatus.READY, "1", None)
+    assert "damaged" in (row.warnings or [""])[-1]
+    ring.take()
+    renewed.ledger.add(question(document))
+    assert [task for task, *_ in ring.take()] == [READ]

@@ -95,7 +95,10 @@ def test_the_document_is_the_one_it_was_found_in() -> None:
 
 
 def test_a_document_without_sheets_is_cited_by_section() -> None:
-    assert verify("opened in 1912", [source("It was opened in 1912.", paged=False)])["place"] == "section 1"
+    assert (
+        verify("opened in 1912", [source("It was opened in 1912.", paged=False)])["place"]
+        == "section 1, paragraph 1"
+    )
 
 
 def test_a_quotation_over_a_page_break_is_on_the_page_it_begins_on() -> None:

@@ -1,0 +1,69 @@
+"""EPUB: the chapters in the order of the book's spine (EPUB 3.3, sections 4 and 5), each read as HTML."""
+
+from __future__ import annotations
+
+import posixpath
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from parsers import html
+from parsers.archive import open_zip, read_member
+from parsers.errors import Damaged, Empty
+from parsers.limits import Limits
+from parsers.package import Package
+from parsers.reading import Reading
+from parsers.sections import Block, sections
+
+PARSER = "epub/1"
+
+_CONTAINER = "META-INF/container.xml"
+_METADATA = {"creator": "author", "publisher": "publisher", "date": "created", "subject": "subject"}
+
+
+def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
+    """Read a book. Raises Damaged, TooLarge."""
+    with open_zip(path) as archive:
+        package = Package(archive, max_part_bytes=limits.max_part_bytes)
+        container = package.xml(_CONTAINER)
+        rootfile = None if container is None else container.find(".//{*}rootfile")
+        name = "" if rootfile is None else rootfile.get("full-path", "")
+        book = package.xml(name) if name else None
+        if book is None:
+            raise Damaged("The EPUB has no list of its chapters. Save a new copy and send that.")
+
+        def blocks() -> Iterator[Block]:
+            for chapter in _chapters(book, posixpath.dirname(name)):
+                data = read_member(archive, chapter, max_bytes=limits.max_part_bytes)
+                try:
+                    yield from html.parse(data or b"").blocks()
+                except Empty:
+                    continue
+
+        pages = sections(blocks())
+    return Reading(
+        parser=PARSER,
+        raw_pages=pages,
+        total=len(pages),
+        paged=False,
+        title=book.findtext(".//{http://purl.org/dc/elements/1.1/}title"),
+        metadata=_metadata(book),
+    )
+
+
+def _chapters(book: Any, folder: str) -> Iterator[str]:
+    """Names of the chapters in reading order."""
+    items = {item.get("id"): item for item in book.iterfind("{*}manifest/{*}item")}
+    for reference in book.iterfind("{*}spine/{*}itemref"):
+        item = items.get(reference.get("idref"))
+        if item is not None and "nav" not in item.get("properties", "").split():
+            yield posixpath.normpath(posixpath.join(folder, urllib.parse.unquote(item.get("href", ""))))
+
+
+def _metadata(book: Any) -> dict[str, str]:
+    return {
+        key: text
+        for name, key in _METADATA.items()
+        if (text := book.findtext(f".//{{http://purl.org/dc/elements/1.1/}}{name}"))
+    }

@@ -1,0 +1,72 @@
+"""A zip archive of text files, such as a code base: one document, in which every file is a page."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from parsers.archive import check_sizes, open_zip, read_member
+from parsers.encoding import decode, is_text
+from parsers.errors import Damaged
+from parsers.limits import MIB, Limits
+from parsers.reading import Mark, RawPage, Reading
+
+PARSER = "source_tree/1"
+
+_HEAD_BYTES = 1 << 14
+#: A longer file is data, not source.
+_MOST_BYTES = 2 * MIB
+#: Folders that hold what was fetched or built, not written.
+_SKIPPED = frozenset({
+    ".git", ".hg", ".svn", "node_modules", "__pycache__", ".venv", "venv", ".idea", "__MACOSX",
+})  # fmt: skip
+
+
+def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
+    """Read an archive without unpacking it. Raises Damaged (a member leads out of it), TooLarge."""
+    archive = open_zip(path)
+    check_sizes(archive, max_bytes=4 * limits.max_part_bytes)
+    members = sorted(_members(archive), key=lambda entry: PurePosixPath(entry.filename).parts)
+    warnings: list[str] = []
+    return Reading(
+        parser=PARSER,
+        raw_pages=_pages(archive, members, warnings),
+        total=len(members),
+        paged=False,
+        if_empty="The archive holds no text files. Unpack it and send the documents in it.",
+        warnings=warnings,
+    )
+
+
+def _members(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
+    for entry in archive.infolist():
+        place = PurePosixPath(entry.filename)
+        if place.is_absolute() or ".." in place.parts or "\\" in entry.filename:
+            raise Damaged("The archive names a file outside of itself. Pack it anew and send that.")
+        link = stat.S_ISLNK(entry.external_attr >> 16)
+        if not entry.is_dir() and not link and _SKIPPED.isdisjoint(place.parts):
+            yield entry
+
+
+def _pages(
+    archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], warnings: list[str]
+) -> Iterator[RawPage]:
+    unread = 0
+    with archive:
+        for entry in members:
+            data = None
+            if entry.file_size <= _MOST_BYTES:
+                data = read_member(archive, entry.filename, max_bytes=_MOST_BYTES)
+            if data is None or not is_text(data[:_HEAD_BYTES]):
+                unread += 1
+                yield RawPage("", name=entry.filename)
+            else:
+                yield RawPage(
+                    decode(data).text, name=entry.filename, marks=[Mark(entry.filename, 1, start=0)]
+                )
+    if unread:
+        warnings.append(
+            f"{unread:,} of {len(members):,} files hold no text or are too long, and were not read."
+        )
