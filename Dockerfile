@@ -22,6 +22,10 @@ USER unabridged
 VOLUME ["/data"]
 
 FROM base AS model
-RUN pip install --constraint constraints.txt ".[model-worker]"
+# Triton builds the launchers of its kernels with a C compiler, once for each card.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+RUN pip install --constraint constraints.txt ".[model-worker,fp8]"
 USER unabridged
 VOLUME ["/data", "/cache"]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from worker.engine.formats import PAGE, PackedFormat, packed_format
 from worker.engine.kernels import decode, pack
-from worker.engine.kernels.decode import LAUNCHES, Launch
+from worker.engine.kernels.decode import Launch
 from worker.engine.kernels.plan import Group, Plan, Span, Tail, plan
 
 HEADS, KV_HEADS, DIM = 32, 4, 128
@@ -42,27 +42,22 @@ VARIANTS: dict[tuple[str, int], list[Launch]] = {
     ("exact", 1): [Launch(2, 64, 4, 4)],
     ("fp8", 1): [Launch(6, 1, 2, 2)],
     ("int4", 1): [Launch(4, 2, 2, 2)],
-    ("fp8", 4): [Launch(2, 1, 3, 4), Launch(2, 1, 2, 4, "e4m3"), Launch(2, 1, 2, 4, "fp16")],
-    ("int4", 4): [Launch(2, 1, 2, 4, "e4m3"), Launch(2, 1, 2, 4, "fp16")],
+    ("fp8", 4): [Launch(2, 1, 3, 4), Launch(2, 1, 2, 4, wide=True)],
+    ("int4", 4): [Launch(2, 1, 2, 4, wide=True)],
     ("exact", 8): [
-        Launch(2, 64, 3, 4, "bf16"), Launch(2, 64, 2, 4, "bf16"), Launch(2, 32, 4, 4, "bf16"),
-        Launch(3, 32, 3, 4, "bf16"), Launch(1, 128, 2, 4, "bf16"),
+        Launch(2, 64, 2, 4, wide=True), Launch(2, 32, 4, 4, wide=True), Launch(3, 32, 3, 4, wide=True),
+        Launch(1, 128, 2, 4, wide=True),
     ],
-    ("fp8", 8): [
-        Launch(2, 1, 2, 4, "e4m3"), Launch(2, 1, 3, 4, "e4m3"), Launch(2, 1, 2, 4, "fp16"),
-        Launch(1, 1, 3, 4, "fp16"), Launch(1, 1, 3, 8, "e4m3"),
-    ],
-    ("int4", 8): [
-        Launch(2, 1, 2, 4, "e4m3"), Launch(2, 1, 3, 4, "e4m3"), Launch(2, 1, 2, 4, "fp16"),
-        Launch(2, 1, 3, 4, "fp16"), Launch(1, 1, 3, 8, "e4m3"),
-    ],
+    ("fp8", 8): [Launch(2, 1, 2, 4, wide=True), Launch(1, 1, 3, 4, wide=True)],
+    ("int4", 8): [Launch(2, 1, 2, 4, wide=True)],
 }  # fmt: skip
 
 
 def cases() -> list[Case]:
     """(format, seats, launch), the default first."""
+    card = torch.device("cuda")
     default = [
-        (name, seats, LAUNCHES[PLANES[name], decode.queries(seats, GROUP)])
+        (name, seats, decode.launch_on(card, PLANES[name], decode.queries(seats, GROUP)))
         for seats in (1, 2, 4, 8)
         for name in PLANES
     ]
@@ -334,7 +329,7 @@ def time_pack(name: str, tokens: int = 65_536) -> dict[str, Any]:
     for a, b in zip(host, layers[0], strict=True):
         a.copy_(b)
     found["unpack_host_us"] = microseconds(lambda n: pack.unpack(packed, *host, *staging[n % 2]), calls=2)
-    launch = LAUNCHES[packed.planes, decode.queries(1, GROUP)]
+    launch = decode.launch_on(torch.device("cuda"), packed.planes, decode.queries(1, GROUP))
     step = Step.on((name, 1, launch), [Span(name, 0, tokens)], [Tail(0, 0)], [0])
     found["attend_host_us"] = microseconds(lambda n: step.pages(*host), calls=2)
     found["attend_host_gb_s"] = tokens * packed.bytes_per_token(1) / found["attend_host_us"] / 1000

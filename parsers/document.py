@@ -11,7 +11,7 @@ from typing import Any
 from parsers.markdown import Table, tables
 
 #: Raise it whenever any parser's output may change: saved text is keyed by it.
-PARSER_VERSION = "2"
+PARSER_VERSION = "3"
 
 #: Version 1 had pages, title, media type, warnings and parser only; the rest is empty when it is read.
 _JSON_VERSION = 2
@@ -66,6 +66,8 @@ class Change:
     date: str | None
     #: The page where it stands, or would stand.
     page: int
+    #: Offset in the page's text of the paragraph where it does.
+    start: int = 0
 
 
 @dataclass(frozen=True)

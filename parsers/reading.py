@@ -17,14 +17,16 @@ _SAMPLE = 20_000
 
 
 class Mark(NamedTuple):
-    """A heading or an anchor on a page."""
+    """A heading, an anchor or a changed paragraph on a page."""
 
     title: str = ""
-    #: 0 for an anchor that is no heading.
+    #: 0 for what is no heading.
     level: int = 0
     anchor: str | None = None
     #: Offset in the cleaned text, None where the title has to be looked for.
     start: int | None = None
+    #: Those of the paragraph that begins here.
+    changes: Sequence[Change] = ()
 
 
 class RawPage(NamedTuple):
@@ -34,7 +36,6 @@ class RawPage(NamedTuple):
     label: str | None = None
     name: str | None = None
     marks: Sequence[Mark] = ()
-    changes: Sequence[Change] = ()
     #: The text was recognised from a picture of the page.
     ocr: bool = False
 
@@ -100,7 +101,6 @@ class Reading:
             self._sample += f"{page.text}\n"
         if raw.ocr:
             self.ocr_pages.append(page.number)
-        self.changes += [replace(change, page=page.number) for change in raw.changes]
         at = 0
         for mark in raw.marks:
             title = one_line(mark.title)
@@ -112,6 +112,7 @@ class Reading:
                 self.sections.append(Section(title, mark.level, page.number, start))
             if mark.anchor:
                 self.anchors.append(Anchor(mark.anchor, page.number, start))
+            self.changes += [replace(change, page=page.number, start=start) for change in mark.changes]
 
 
 def _find(text: str, title: str, at: int) -> int:

@@ -59,11 +59,10 @@ def _pages(chapter: list[Block]) -> Iterator[RawPage]:
         yield RawPage(
             piece,
             marks=[
-                Mark(block.text if block.level else "", block.level, block.anchor, at)
+                Mark(block.text if block.level else "", block.level, block.anchor, at, block.changes)
                 for at, block in here
-                if block.level or block.anchor
+                if block.level or block.anchor or block.changes
             ],
-            changes=[change for _, block in here for change in block.changes],
         )
         start = end
 

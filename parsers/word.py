@@ -25,13 +25,14 @@ from parsers.package import Package
 from parsers.reading import Mark, RawPage, Reading
 from parsers.sections import Block, sections
 
-PARSER = "word/2"
+PARSER = "word/3"
 
 # Marks within the text of a block; XML allows none of these characters in a file.
 _SET = "\f"  #: a page break that the author set
 _ODD, _EVEN = "\x1d", "\x1e"  #: a section that begins on the next odd (even) page
 _LAID_OUT = "\v"  #: Word began a page here when it last laid the document out
 _MARKS = re.compile("[\f\x1d\x1e\v]")
+_BEFORE = "\f\x1d\x1e\v \t\n"  #: what may stand before the first letter of a block
 #: A block that is a heading or holds changes begins here.
 _NOTED = "\x1c"
 _NUMBERS = re.compile(r"[\W\d_]|\b(?:page|seite|of|von|de|sur)\b", re.I)
@@ -43,6 +44,8 @@ _TRACKED = {"ins": "inserted", "moveTo": "inserted", "del": "deleted", "moveFrom
 #: Below this share of the pages that Word counted, the marks in the file would lead citations astray.
 _ENOUGH_MARKS = 0.8
 _HEADING = re.compile(r"heading ([1-9])", re.I)
+#: Characters by which a paragraph is found again on its page.
+_FIRST_WORDS = 200
 #: A table with a longer cell is a layout of text.
 _LONG_CELL = 1500
 _PLAIN = {"tab": "\t", "ptab": "\t", "cr": "\n", "noBreakHyphen": "-", "lastRenderedPageBreak": _LAID_OUT}
@@ -92,7 +95,7 @@ def _read(package: Package) -> Reading:
 
 
 def _pages(blocks: Iterable[Block]) -> list[RawPage]:
-    kept = [block for block in blocks if block.text]
+    kept = [block for block in blocks if block.text or block.changes]
     noted = deque(block for block in kept if block.level or block.changes)
     text = _SAME_BREAK.sub(r"\1", "\n\n".join(_noted(block) for block in kept))
     sheets = [""]
@@ -112,16 +115,18 @@ def _noted(block: Block) -> str:
     """The text of a block, with a mark where it begins on its page."""
     if not (block.level or block.changes):
         return block.text
-    start = len(block.text) - len(block.text.lstrip("\f\x1d\x1e\v \t\n"))
+    start = len(block.text) - len(block.text.lstrip(_BEFORE))
     return block.text[:start] + _NOTED + block.text[start:]
 
 
 def _page(sheet: str, noted: list[Block]) -> RawPage:
-    return RawPage(
-        sheet.replace(_NOTED, ""),
-        marks=[Mark(_MARKS.sub(" ", block.text), block.level) for block in noted if block.level],
-        changes=[change for block in noted for change in block.changes],
-    )
+    return RawPage(sheet.replace(_NOTED, ""), marks=[_mark(block) for block in noted])
+
+
+def _mark(block: Block) -> Mark:
+    """A paragraph that is no heading is found again by its first words."""
+    words = block.text if block.level else _MARKS.split(block.text.lstrip(_BEFORE))[0][:_FIRST_WORDS]
+    return Mark(_MARKS.sub(" ", words), block.level, changes=block.changes)
 
 
 def _counted_pages(package: Package) -> int:

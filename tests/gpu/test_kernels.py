@@ -117,14 +117,9 @@ def test_a_step_of_several_seats_equals_the_reference(name: str, rows: int) -> N
     assert error(out[0], out[1]) < 1e-2
 
 
-@pytest.mark.parametrize(
-    ("name", "wide"),
-    [("exact", "bf16"), ("fp8", "fp16"), ("fp8", "e4m3"), ("int4", "fp16"), ("int4", "e4m3")],
-)
+@pytest.mark.parametrize("name", ["exact", "fp8", "int4"])
 @pytest.mark.parametrize("rows", [4, 8])
-def test_queries_as_the_left_operand_give_what_the_reference_gives(
-    name: str, wide: Literal["bf16", "fp16", "e4m3"], rows: int
-) -> None:
+def test_queries_as_the_left_operand_give_what_the_reference_gives(name: str, rows: int) -> None:
     """Values have a mean, which short sums lose first; one seat hears almost one token only."""
     from worker.engine.kernels import decode
 
@@ -135,11 +130,11 @@ def test_queries_as_the_left_operand_give_what_the_reference_gives(
     work, lengths = on_card(cut.items[name]), torch.zeros(rows, device="cuda", dtype=torch.int32)
     got, want = fresh_parts(cut), fresh_parts(cut)
     if name == "exact":
-        launch = decode.Launch(per_sm=2, block=64, stages=2, warps=4, wide=wide)
+        launch = decode.Launch(per_sm=2, block=64, stages=2, warps=4, wide=True)
         decode.attend_exact(q, *document, *work, lengths, *got, SCALE, rows, launch)
         reference.attend_exact(q, *document, *work, lengths, *want, SCALE)
     else:
-        launch = decode.Launch(per_sm=2, block=1, stages=2, warps=4, wide=wide)
+        launch = decode.Launch(per_sm=2, block=1, stages=2, warps=4, wide=True)
         packed = packed_format(name, KV_HEADS, DIM)  # type: ignore[arg-type]
         codes, scales = pages(name, len(document[0]))  # type: ignore[arg-type]
         packed.pack(*document, codes, scales)

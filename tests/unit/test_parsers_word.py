@@ -274,6 +274,18 @@ def test_tracked_changes_are_kept_beside_the_text(path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("first", [run("One"), run("One") + LAID_OUT])
+def test_a_tracked_change_is_at_its_paragraph(path: Path, first: str) -> None:
+    gone = p("<w:del><w:r><w:delText>Gone.</w:delText></w:r></w:del>")
+    changed = p(run("Rent  is "), f"<w:ins>{run('950')}</w:ins>", run(" a month"))
+    document = read(path, documents.word(p(first) + paragraph("Two") + changed + paragraph("End") + gone))
+    inserted, deleted = document.changes
+    text = document.pages[inserted.page - 1].text
+    assert text[inserted.start :].startswith("Rent  is 950 a month")
+    assert (deleted.text, deleted.page) == ("Gone.", inserted.page)
+    assert deleted.start > inserted.start
+
+
 def test_headings_are_sections_on_their_pages(path: Path) -> None:
     style = '<w:style w:styleId="H"><w:name w:val="heading 2"/></w:style>'
     body = p(run("One")) + p(LAID_OUT, run("intro")) + paragraph("Rent", '<w:pStyle w:val="H"/>')

@@ -19,13 +19,13 @@ step can be captured in a CUDA graph.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.target_info import cuda_capability_geq
 
 from worker.engine.formats import PAGE, PackedFormat
 from worker.engine.kernels.plan import COLUMNS
@@ -36,14 +36,23 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 _LN_2 = tl.constexpr(0.6931471805599453)
 FP8_LIFT = tl.constexpr(2.0**120)
 
-# Two words in a register, one code of each: the bits go where 128.0 has room for them, giving 128 + 2 code.
-_INT4_PLANES = tl.constexpr(
-    tuple(
-        "{ .reg .b32 t, u; mov.b32 u, 0x430F430F; "
-        + ("shl.b32 t, $1, 1;" if plane == 0 else f"shr.b32 t, $1, {4 * plane - 1};")
-        + " lop3.b32 t, t, 0x001E001E, 0x43004300, 0xEA; sub.rn.bf16x2 $0, t, u; }"
-        for plane in range(4)
+
+def _int4_planes(subtract: str) -> tl.constexpr:
+    """Two words in a register, one code of each: the bits go where 128.0 has room for them: 128 + 2 code."""
+    return tl.constexpr(
+        tuple(
+            "{ .reg .b32 t, u; mov.b32 u, 0x430F430F; "
+            + ("shl.b32 t, $1, 1;" if plane == 0 else f"shr.b32 t, $1, {4 * plane - 1};")
+            + f" lop3.b32 t, t, 0x001E001E, 0x43004300, 0xEA; {subtract} }}"
+            for plane in range(4)
+        )
     )
+
+
+_INT4_PLANES = _int4_planes("sub.rn.bf16x2 $0, t, u;")
+# Without a subtraction of bf16: t * 1 - u.
+_INT4_PLANES_BEFORE_9 = _int4_planes(
+    "{ .reg .b32 one; mov.b32 one, 0x3F803F80; neg.bf16x2 u, u; fma.rn.bf16x2 $0, t, one, u; }"
 )
 # e4m3's sign, exponent and mantissa under bf16's wider exponent: the value is 2**120 too small.
 _FP8_PLANES = tl.constexpr(
@@ -80,7 +89,12 @@ _E4M3_OF_INT4 = tl.constexpr(
 def plane_of(words, plane: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr):
     """One code of each 16-bit word, in bf16: an odd integer from -15 to 15, or e4m3 times 2**-120."""
     if ASM:
-        table: tl.constexpr = _INT4_PLANES if PLANES == 4 else _FP8_PLANES
+        if PLANES == 2:
+            table: tl.constexpr = _FP8_PLANES
+        elif cuda_capability_geq(9, 0):
+            table: tl.constexpr = _INT4_PLANES
+        else:
+            table: tl.constexpr = _INT4_PLANES_BEFORE_9
         codes = tl.inline_asm_elementwise(
             table[plane], "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2
         )
@@ -325,8 +339,8 @@ def _attend_exact_wide(
 
 
 @triton.jit
-def _codes(at, row, column, PLANES: tl.constexpr, EIGHT: tl.constexpr, ASM: tl.constexpr):
-    """A page's codes of one side, in e4m3 or fp16: rows along one axis, a row's words in their order.
+def _codes(at, row, column, PLANES: tl.constexpr, ASM: tl.constexpr):
+    """A page's codes of one side, in fp16: rows along one axis, a row's words in their order.
 
     Element e of n in a row is element e // planes + n / planes * (e % planes) of what was packed.
     """
@@ -337,7 +351,7 @@ def _codes(at, row, column, PLANES: tl.constexpr, EIGHT: tl.constexpr, ASM: tl.c
         words = tl.load(at + row[:, None] * WORDS + tl.arange(0, WORDS)[None, :])
         a, b, c, d = _four_of(words, ASM)
         codes = tl.join(tl.join(a, c), tl.join(b, d)).reshape(row.shape[0], column.shape[0])
-    return codes if EIGHT else codes.to(tl.float16)
+    return codes.to(tl.float16)
 
 
 @triton.jit
@@ -359,23 +373,15 @@ def _e4m3_of(code):
     return ((2 * (code & 15) - 15).to(tl.float32) * 2.0**-9).to(tl.float8e4nv)
 
 
-@triton.jit
-def _halves(x):
-    """e4m3 of x, within 448, and of 16 times what that leaves."""
-    high = x.to(tl.float8e4nv)
-    return high, (x * 16 - (high.to(tl.float16) * 16).to(tl.float32)).to(tl.float8e4nv)
-
-
 @triton.jit(do_not_specialize=["max_parts"], do_not_specialize_on_alignment=["items", "count"])
 def _attend_packed_wide(
     q, codes, scales, items, count, parts, parts_lse, scale, max_parts,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr,
-    EIGHT: tl.constexpr, STAGES: tl.constexpr, ASM: tl.constexpr,
+    STAGES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """`_attend_packed` with queries as the left operand, a page at a time.
 
     Dims of keys and tokens of values are taken in the order of their codes, and queries and keys follow suit.
-    The tensor cores' sums of e4m3 products are short of fp32: none is longer than a page.
     """
     HEADS: tl.constexpr = KV_HEADS * GROUP
     BYTES: tl.constexpr = PLANES // 2  # elements of `codes` are bytes of e4m3, or words of four codes
@@ -397,12 +403,7 @@ def _attend_packed_wide(
         else:
             query = tl.trans(_queries(q, row, kv_head, order, HEADS, GROUP, N, DIM)).to(tl.float32)
         size = tl.maximum(tl.max(tl.abs(query), 1), 1e-30)
-        query *= (256 / size)[:, None]
-        if EIGHT:
-            query_high = query.to(tl.float8e4nv)
-            query_low = (query - query_high.to(tl.float32)).to(tl.float8e4nv)
-        else:
-            query_high = query.to(tl.float16)
+        query = (query * (256 / size)[:, None]).to(tl.float16)
         factor = size * (scale * _LOG2_E * UNIT / 256)
         peak = tl.full([N], float("-inf"), tl.float32)  # before `factor`
         total = tl.zeros([N], tl.float32)
@@ -412,11 +413,9 @@ def _attend_packed_wide(
             page = (first + number).to(tl.int64)
             at_codes = codes + page * (2 * SIDE) + kv_head * (SIDE // KV_HEADS)
             pair = tl.load(scales + (page * KV_HEADS + kv_head) * _PAGE + token)
-            k = _codes(at_codes, token, dims, PLANES, EIGHT, ASM)
-            v = _codes(at_codes + SIDE, dims, at, PLANES, EIGHT, ASM)
-            s = tl.dot(query_high, tl.trans(k))
-            if EIGHT:
-                s = tl.dot(query_low, tl.trans(k), s)
+            k = _codes(at_codes, token, dims, PLANES, ASM)
+            v = _codes(at_codes + SIDE, dims, at, PLANES, ASM)
+            s = tl.dot(query, tl.trans(k))
             s *= (pair << 16).to(tl.float32, bitcast=True)[None, :]
             new_peak = tl.maximum(peak, tl.max(s, 1))
             p = tl.exp2(s * factor[:, None] - (new_peak * factor)[:, None])
@@ -426,11 +425,7 @@ def _attend_packed_wide(
             largest = tl.maximum(tl.max(weights, 0), 2.0**-60)
             p *= (weights * (256 / largest))[None, :]
             out *= (fade * (grain / largest))[:, None]
-            if EIGHT:
-                high, low = _halves(p)
-                out += tl.dot(high, tl.trans(v), tl.dot(low, tl.trans(v)) * 0.0625)
-            else:
-                out = tl.dot(p.to(tl.float16), tl.trans(v), out)
+            out = tl.dot(p.to(tl.float16), tl.trans(v), out)
             grain = largest
             peak = new_peak
         out *= (grain * (UNIT / 256) / tl.where(total > 0, total, 1.0))[:, None]
@@ -484,9 +479,7 @@ class Launch:
     block: int  #: keys a step: tokens of the exact arena, pages of a packed one
     stages: int  #: blocks in flight
     warps: int
-    #: What both operands of the tensor cores are, where queries are the left one: bf16 for the exact arena,
-    #: fp16 or e4m3 for packed ones.
-    wide: Literal["", "bf16", "fp16", "e4m3"] = ""
+    wide: bool = False  #: queries are the left operand, in bf16 for the exact arena and fp16 for packed ones
 
 
 #: (planes of a word, queries of a KV head): measured with `benchmarks.kernels`; planes 1 is the exact arena.
@@ -494,7 +487,7 @@ LAUNCHES = {
     (1, 8): Launch(per_sm=1, block=128, stages=3, warps=4),
     (1, 16): Launch(per_sm=2, block=64, stages=3, warps=4),
     (1, 32): Launch(per_sm=2, block=64, stages=3, warps=4),
-    (1, 64): Launch(per_sm=2, block=64, stages=3, warps=4, wide="bf16"),
+    (1, 64): Launch(per_sm=2, block=64, stages=3, warps=4, wide=True),
     (1, 128): Launch(per_sm=1, block=64, stages=3, warps=8),
     (2, 8): Launch(per_sm=3, block=1, stages=3, warps=4),
     (2, 16): Launch(per_sm=4, block=1, stages=2, warps=2),
@@ -504,7 +497,7 @@ LAUNCHES = {
     (4, 8): Launch(per_sm=2, block=4, stages=2, warps=4),
     (4, 16): Launch(per_sm=4, block=2, stages=2, warps=2),
     (4, 32): Launch(per_sm=2, block=2, stages=2, warps=4),
-    (4, 64): Launch(per_sm=2, block=1, stages=3, warps=4, wide="fp16"),
+    (4, 64): Launch(per_sm=2, block=1, stages=3, warps=4, wide=True),
     (4, 128): Launch(per_sm=1, block=2, stages=2, warps=8),
 }
 
@@ -519,9 +512,21 @@ def _columns(rows: int, group: int, launch: Launch) -> int:
     return max(64 if launch.wide else 8, queries(rows, group))
 
 
+def launch_on(device: torch.device, planes: int, columns: int) -> Launch:
+    """The launch of `LAUNCHES`, or what runs in its place on a card that has less than an H200."""
+    launch = LAUNCHES[planes, columns]
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        if planes == 1 and card.shared_memory_per_block_optin < 160 * 1024:
+            launch = replace(launch, block=launch.block // 2)
+        if planes > 1 and launch.wide and (card.major, card.minor) < (8, 9):  # cannot convert e4m3
+            launch = Launch(per_sm=1, block=2, stages=2, warps=8)
+    return launch
+
+
 def programs(packed: PackedFormat | None, rows: int, group: int, device: torch.device) -> int:
     """Programs that one launch runs at a time, for `plan.plan` divided by the KV heads."""
-    launch = LAUNCHES[packed.planes if packed else 1, queries(rows, group)]
+    launch = launch_on(device, packed.planes if packed else 1, queries(rows, group))
     return launch.per_sm * multiprocessors(device)
 
 
@@ -551,7 +556,7 @@ def attend_exact(
     """
     kv_heads, dim = keys.shape[1:]
     group = q.shape[1] // kv_heads
-    launch = launch or LAUNCHES[1, queries(rows, group)]
+    launch = launch or launch_on(q.device, 1, queries(rows, group))
     n = _columns(rows, group, launch)
     kernel = _attend_exact_wide if launch.wide else _attend_exact
     kernel[launch.per_sm * multiprocessors(q.device),](
@@ -579,7 +584,7 @@ def attend_packed(
     codes, scales: one layer; the rest as in `attend_exact`. Outputs are in the original basis.
     """
     group = q.shape[1] // packed.kv_heads
-    launch = launch or LAUNCHES[packed.planes, queries(rows, group)]
+    launch = launch or launch_on(q.device, packed.planes, queries(rows, group))
     n = _columns(rows, group, launch)
     grid = (launch.per_sm * multiprocessors(q.device),)
     work = scales.view(torch.int32), items, count, parts, parts_lse, scale, parts.shape[1]
@@ -587,7 +592,7 @@ def attend_packed(
     how = {"STAGES": launch.stages, "ASM": not triton.knobs.runtime.interpret, "num_warps": launch.warps}
     if launch.wide:
         words = codes.view(torch.float8_e4m3fn if packed.bits == 8 else torch.int16)
-        _attend_packed_wide[grid](q, words, *work, **shape, EIGHT=launch.wide == "e4m3", **how)
+        _attend_packed_wide[grid](q, words, *work, **shape, **how)
     else:
         _attend_packed[grid](q, codes.view(torch.int16), *work, **shape, PAGES=launch.block, **how)
 

@@ -214,7 +214,7 @@ class Program(NamedTuple):
     columns: int  # outputs of one program, 16 or 32 for each of its warps that share inputs
     parts: int  # of the inputs, each with its own warps
     warps: int
-    early: bool = True
+    early: bool = True  # where the card can: from compute capability 9.0 on
 
 
 #: Within a few percent of the fastest for every layer of GLM-4-9B. The same for all numbers of rows, so that
@@ -234,6 +234,7 @@ def product(
     rows, inputs = x.shape
     blocks, padded, _ = codes.shape
     block_rows = 8 if rows <= 8 else 16
+    early = how.early and torch.cuda.get_device_capability(x.device) >= (9, 0)
     out = x.new_empty(rows, outputs)
     _product[triton.cdiv(outputs, how.columns), triton.cdiv(rows, block_rows)](
         x,
@@ -250,10 +251,10 @@ def product(
         COLUMNS=how.columns,
         PARTS=how.parts,
         HAS_BIAS=bias is not None,
-        EARLY=how.early,
+        EARLY=early,
         num_warps=how.warps,
         maxnreg=128 if how.warps > 4 else None,  # so that two such programs fit on a processor
-        launch_pdl=how.early,
+        launch_pdl=early,
     )
     return out
 
