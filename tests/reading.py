@@ -25,17 +25,22 @@ PAGES = (
 
 
 def add_document(record: Record, *pages: str, name: str = "a.txt") -> str:
-    """A document that is parsed already; its id."""
+    """A document of pages that are parsed already; its id."""
+    numbered = tuple(parsers.Page(number, text) for number, text in enumerate(pages, 1))
+    return add_parsed(record, parsers.Document(numbered, None, "text/plain", True, (), "text/1"), name=name)
+
+
+def add_parsed(record: Record, document: parsers.Document, *, name: str) -> str:
+    """What a parser made of a file, in the record; its id."""
     with record.files.incoming() as file:
-        file.write("\f".join([name, *pages]).encode())
+        file.write("\f".join([name, *(page.text for page in document.pages)]).encode())
         stored = file.keep()
     row, _ = record.documents.add(stored, filename=name, password=None)
     claimed = record.documents.claim(row.id)
     assert claimed is not None
-    numbered = tuple(parsers.Page(number, text) for number, text in enumerate(pages, 1))
-    document = parsers.Document(numbered, None, "text/plain", True, (), "text/1")
     record.files.save_text(stored.sha256, "1", json.dumps(document.to_json()).encode())
-    record.documents.ready(claimed, {"pages_total": len(pages), "parser_version": "1"})
+    facts = {"media_type": document.media_type, "paged": document.paged, "parser_version": "1"}
+    record.documents.ready(claimed, {"pages_total": len(document.pages), **facts})
     return row.id
 
 

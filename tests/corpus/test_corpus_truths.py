@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from parsers import Document, Limits, ParseError, Sandbox
+from parsers import Document, Limits, ParseError, parse
 
 CORPUS = Path(os.environ.get("UNABRIDGED_CORPUS", Path(__file__).parents[3] / "shared" / "corpus"))
 
@@ -23,14 +23,14 @@ pytestmark = [
 ]
 
 #: Recognising pictures takes minutes, and none of these truths is about it.
-SANDBOX = Sandbox(Limits(max_ocr_pages=0))
+LIMITS = Limits(max_ocr_pages=0)
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]+")
 _TAGS = re.compile(r"<[^>]+>|!?\[([^\]]*)\]\([^)]*\)")
 
 
 @functools.cache
 def read(name: str, password: str | None = None) -> Document:
-    return SANDBOX.parse(CORPUS / name, filename=Path(name).name, password=password)
+    return parse(CORPUS / name, filename=Path(name).name, password=password, limits=LIMITS)
 
 
 def outcome(name: str, password: str | None = None) -> Document | str:

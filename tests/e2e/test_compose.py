@@ -60,6 +60,12 @@ def test_each_model_worker_has_a_card_of_its_own(services: dict[str, Any]) -> No
     assert device["capabilities"] == ["gpu"]
 
 
+def test_prompts_of_ones_own_reach_api_and_model_alike(services: dict[str, Any]) -> None:
+    for name in ("api", "gpu-worker-0"):
+        folder = services[name]["environment"]["UNABRIDGED_PROMPTS"]
+        assert f"${{UNABRIDGED_PROMPTS:-./prompts}}:{folder}:ro" in services[name]["volumes"]
+
+
 def test_nothing_is_open_to_other_machines(services: dict[str, Any]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert ports

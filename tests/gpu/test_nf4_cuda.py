@@ -54,6 +54,16 @@ def test_a_rows_bits_depend_on_nothing_else(outputs: int, inputs: int) -> None:
         assert torch.equal(layer(x), expected)
 
 
+def test_a_product_that_waits_for_the_kernel_before_it_has_the_same_bits() -> None:
+    from worker.engine.kernels import nf4 as kernels
+
+    layer, _ = layer_of(512, 4096)
+    x = torch.randn(8, 4096, device="cuda").bfloat16()
+    weights = layer.codes, layer.scales, layer.bias, 512
+    late = kernels.product(x, *weights, kernels.PROGRAM._replace(early=False))
+    assert torch.equal(late, kernels.product(x, *weights))
+
+
 def test_dependent_products_run_compiled_in_a_graph() -> None:
     layer, _ = layer_of(4096, 4096)
     chain = torch.nn.Sequential(layer, torch.nn.ReLU(), layer, layer)

@@ -11,7 +11,17 @@ from jsonschema import Draft202012Validator
 from benchmarks.schemas import generated
 from settings import Settings
 from worker.dictation import dictate
-from worker.engine import CallMask, Engine, Request, Sampling, TextDelta, Turn, check_schema, load_engine
+from worker.engine import (
+    CallMask,
+    Engine,
+    MemoryOptions,
+    Request,
+    Sampling,
+    TextDelta,
+    Turn,
+    check_schema,
+    load_engine,
+)
 from worker.reader import Reader, deadline_in
 from worker.section import Section
 
@@ -20,7 +30,7 @@ TEXT = "The pump house at Harrow Bay was built in 1931. The first keeper was Edn
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    engine = load_engine(cache_dir=Settings().cache, device="cpu", kv_budget_bytes=150 << 20)
+    engine = load_engine(cache_dir=Settings().cache, device="cpu", memory=MemoryOptions(card_bytes=150 << 20))
     yield engine
     engine.close()
 

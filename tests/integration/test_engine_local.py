@@ -323,7 +323,30 @@ def test_running_out_of_memory_fails_one_request_and_the_engine_lives(bench: Any
     with pytest.raises(OutOfMemory):
         list(engine.submit(ask([*document(60), TOO_MUCH])))
     finish(engine.submit(ask(document(64))))
-    assert engine.capacity().kv_bytes_used == PAGE * engine.card.kv_bytes_per_token
+    assert engine.capacity().active == 0
+
+
+def test_running_out_of_memory_costs_no_document_that_was_read(bench: Any) -> None:
+    """Keys and values are allocated once: to drop them would give the device nothing back."""
+    engine = bench().engine
+    finish(engine.submit(ask(document(300))))
+    with pytest.raises(OutOfMemory):
+        list(engine.submit(ask([*document(60), TOO_MUCH])))
+    assert finish(engine.submit(ask(document(300)))).usage.reused_tokens == 300
+
+
+def test_chunks_of_packed_pages_are_whole_pages(bench: Any) -> None:
+    with pytest.raises(ValueError, match="whole number"):
+        bench(kv_format="fp8", prefill_chunk=PAGE + 1)
+
+
+@pytest.mark.parametrize("pages", [5, 9])
+def test_a_chunk_that_is_cut_beside_an_answer_stays_whole_pages(bench: Any, pages: int) -> None:
+    """A slow engine that writes one answer reads the other document in smaller chunks."""
+    b = bench(kv_format="fp8", prefill_chunk=pages * PAGE)
+    writing = b.engine.submit(ask([], max_tokens=200))
+    next(event for event in writing if isinstance(event, TextDelta))
+    finish(b.engine.submit(ask(document(3_000))))
 
 
 def test_not_finite_logits_fail_one_request_and_leave_no_trace(bench: Any) -> None:

@@ -262,6 +262,26 @@ def test_a_document_comes_back_as_far_as_others_in_use_leave_room() -> None:
     pool.check_integrity()
 
 
+@pytest.mark.parametrize(("kind", "card"), [("exact", 12), ("fp8", 5)])
+def test_what_a_document_in_use_shares_stays_where_it_stands(kind: str, card: int) -> None:
+    """Who writes about a document remembers where its pages are."""
+    room = arenas(kind, card, 20)
+    pool = PagePool(room)
+    first = keep(pool, ids(1_000, begin=700, seed=1))
+    keep(pool, ids(1_000, seed=2))  # moves the first to the host
+    assert on_host(room, first) > 3
+    busy = read(pool, ids(800, begin=700, seed=3))
+    before = busy.before()
+    lease = acquire(pool, first.ids)
+    assert lease is not None
+    assert busy.before() == before
+    assert on_host(room, first) > 0
+    for prefix in (first, busy.prefix):
+        assert prefix is not None
+        assert_whole(prefix)
+    pool.check_integrity()
+
+
 @pytest.mark.parametrize("kind", ["exact", "fp8"])
 def test_what_the_card_cannot_hold_is_read_into_the_host_and_stays_there(kind: str) -> None:
     room = arenas(kind, 6, 10)
@@ -347,18 +367,17 @@ def test_after_whatever_requests_every_page_is_free_or_held(
             prefix = chance.choice(leases).prefix
             assert prefix is not None
             pool.advance(prefix, min(chance.randint(1, 400), len(prefix.ids) - prefix.read))
-        elif what < 0.98 and leases:
+        elif leases:
             pool.release(leases.pop(chance.randrange(len(leases))))
-        elif what >= 0.98:
-            pool.drop_idle()
         pool.check_integrity()
         assert all(lease.prefix is not None and lease.prefix.held for lease in leases)
     assert admitted > 10
     for lease in leases:
         pool.release(lease)
-    pool.drop_idle()
     pool.check_integrity()
-    assert (pool.bytes_used, len(pool)) == (0, 0)
+    longest = max(tokens for tokens in range(PAGE, pool.tokens_fit + 1, PAGE) if pool.fits(tokens, 1))
+    assert acquire(pool, ids(longest, seed=7)) is not None
+    pool.check_integrity()
 
 
 @pytest.mark.parametrize("seed", range(4))

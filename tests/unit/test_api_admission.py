@@ -54,7 +54,7 @@ def document_id(story: Story) -> str:
         ({"metadata": {"a": 1}}, "/metadata/a"),
         ({"webhook_url": "example.org"}, "/webhook_url"),
         ({"timeout_s": 0}, "/timeout_s"),
-        ({"kind": "compare", "params": {}}, ""),
+        ({"kind": "compare", "params": {}}, "/document_ids"),
     ],
 )
 def test_a_fault_is_told_with_its_place(

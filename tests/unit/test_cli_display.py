@@ -44,6 +44,7 @@ def coverage(**more: Any) -> Coverage:
         "pages_read": 30,
         "pages_total": 34,
         "pages_without_text": [],
+        "pages_from_ocr": [],
     }
     found = {
         "documents": [document],
@@ -104,6 +105,12 @@ def test_a_quotation_that_is_not_there_says_so() -> None:
     assert "page" not in line
 
 
+def test_a_quotation_that_is_only_similar_is_shown_with_its_place_and_not_as_verified() -> None:
+    line = citation_line(1, citation(verified=False, match="close", score=0.93))
+
+    assert line == "[1] page 12 ≈ similar, not verified: “The tower has ten steps.”"
+
+
 def test_a_long_quotation_is_cut_with_a_mark() -> None:
     assert citation_line(1, citation(quote="word " * 100)).endswith("…”")
 
@@ -114,14 +121,15 @@ def test_the_receipt_tells_pages_tokens_and_quotations() -> None:
     )
 
 
-def test_the_receipt_tells_sections_and_pages_without_text() -> None:
+def test_the_receipt_tells_sections_and_pages_without_text_or_from_pictures() -> None:
     documents = coverage()["documents"]
     documents[0]["pages_without_text"] = [4, 9]
+    documents[0]["pages_from_ocr"] = [5]
 
     line = receipt_line(coverage(reading="sections", sections=3, documents=documents))
 
     assert "in 3 sections" in line
-    assert "Without text in tower.pdf: 4, 9." in line
+    assert "Without text in tower.pdf: 4, 9. Recognised in pictures in tower.pdf: 5." in line
 
 
 def test_bars_are_as_long_as_the_time_took() -> None:
@@ -221,6 +229,18 @@ def test_a_change_is_a_line_with_both_places_and_the_words_that_differ() -> None
         "words": [["=", "within "], ["-", "thirty"], ["+", "sixty"], ["=", " days"]],
     }
     assert change_line(3, change) == "[3] changed, page 4 → page 5: within [-thirty-]{+sixty+} days"
+
+
+def test_a_tracked_change_says_who_made_it_and_when() -> None:
+    change = {
+        "kind": "inserted",
+        "before": None,
+        "after": {"place": "section 2, paragraph 4"},
+        "words": [["+", "sixty"]],
+        "author": "Ann",
+        "date": "2026-01-02T03:04:05Z",
+    }
+    assert change_line(1, change) == "[1] inserted, section 2, paragraph 4, by Ann, 2026-01-02: {+sixty+}"
 
 
 def test_a_quote_says_what_fits_and_how_long_it_takes() -> None:

@@ -70,7 +70,7 @@ def finish(record: Record, story: Story) -> Callable[..., JobRow]:
         coverage = {
             "documents": [
                 {"document_id": document.id, "filename": document.filename, "pages_read": 2, "pages_total": 3,
-                 "pages_without_text": [3]}
+                 "pages_without_text": [3], "pages_from_ocr": [2]}
             ],
             "tokens": 1234, "reading": "sections", "sections": 2, "model": model, "weights": "nf4",
             "parser_versions": ["text/1"], "prompt": "ask@1a2b3c4d", "quotes_given": 1,
@@ -151,7 +151,7 @@ def test_a_document_named_in_the_address_is_chosen_already(client: FlaskClient, 
         ({"kind": "extract", "extract__schema": "age: years"}, "“age: years” is not a field"),
         ({"kind": "extract", "extract__schema": "{"}, "not valid JSON"),
         ({"kind": "extract", "extract__schema": '{"a":' * 50_000}, "nested too deeply"),
-        ({"kind": "compare"}, "Compare needs at least two documents"),
+        ({"kind": "compare"}, "Compare needs two documents, or one Word file with tracked changes"),
         ({"kind": "dance"}, "kind"),
         ({"kind": "summarize", "summarize__language": "x" * 41}, "at most 40 characters"),
     ],
@@ -268,10 +268,11 @@ def test_a_finished_job_shows_answer_citation_and_receipt_and_is_not_asked_again
     job = finish(story.ask(harbour))
     shown = client.get(f"/jobs/{job.id}")
     assert f"Eleven. {SENTENCE}" in words(shown)
-    assert "verified Page 2 (printed ii)" in words(shown)
+    assert "verified page 2 (printed ii)" in words(shown)
     assert "Read 2 of 3 pages , 1,234 tokens, in 2 parts" in words(shown)
     assert "by GLM-4 (nf4). 1 of 1 quotation was found word for word. 1,200 tokens were known" in words(shown)
     assert "has no text on page 3" in words(shown)
+    assert "Text recognition (OCR) read page 2 of a.txt" in words(shown)
     assert "1 min 2 s reading" in words(shown)
     assert "every 1s" not in shown.text
     assert "http-equiv" not in shown.text
@@ -292,7 +293,7 @@ def test_a_citation_leads_to_its_characters_on_its_page(
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        ({"match": "close", "score": 0.93}, "similar, not verified Page 2"),
+        ({"match": "close", "score": 0.93}, "similar, not verified page 2"),
         ({"match": "none", "page": None, "place": None, "label": None}, "not found in the text"),
     ],
 )
@@ -303,7 +304,7 @@ def test_a_quotation_that_is_not_in_the_text_is_never_shown_as_verified(
     Story(record).parse(record.documents.get(job.document_ids[0]))
     shown = words(client.get(f"/jobs/{finish(job, verified=False, **found).id}"))
     assert says in shown
-    assert " verified Page" not in shown.replace("not verified", "")
+    assert " verified page" not in shown.replace("not verified", "")
 
 
 def test_a_small_model_is_warned_of(

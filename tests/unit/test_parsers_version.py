@@ -15,6 +15,7 @@ from parsers import PARSER_VERSION, parse_in_process
 PROMISED = {
     "1": "2faa78eafc4e8317f17b60569a3a059a69e8e8d1d2ac87e897b6cce5de28354b",
     "2": "44738bf88383984ef68ed1966f215e37e525a2e87466d8eb297f692b74191ba6",
+    "3": "8d0658942b91c60604e44dacfed3773cd1739c506d5168aaa355eb6b020bad6e",
 }
 
 

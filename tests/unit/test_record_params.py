@@ -85,8 +85,6 @@ def test_a_kind_nobody_knows_is_refused() -> None:
         NewJob.model_validate({"kind": "Translate!", "document_ids": ["doc_1"]})
 
 
-def test_a_comparison_needs_two_documents_and_no_batch() -> None:
-    with pytest.raises(ValidationError, match="two documents"):
-        new(Kind.COMPARE, document_ids=["doc_1"])
+def test_a_comparison_is_no_batch() -> None:
     with pytest.raises(ValidationError, match="batch"):
         NewBatch(kind=Kind.COMPARE, document_ids=["doc_1", "doc_2"])

@@ -7,12 +7,16 @@ import random
 from pathlib import Path
 
 import pytest
-from reading import PAGES, add_document, answers, pipeline, run
+from reading import PAGES, add_document, add_parsed, answers, pipeline, run
 
 from jobs.objects import Job
 from jobs.params import NewJob
 from jobs.record import Record, open_record
+from jobs.status import Status
 from jobs.tables import Base
+from parsers import Document, Page
+from parsers.document import Change
+from parsers.sniff import WORD
 from settings import Settings
 from worker.engine import FakeEngine, NotFinite
 from worker.prompts import Prompts
@@ -211,6 +215,42 @@ def test_other_documents_differ_in_what_the_model_lists_with_passages_of_both(re
     [difference] = job.result["data"]["differences"]
     assert difference["kind"] == "contradicting"
     assert {citation["document_id"] for citation in difference["citations"]} == set(job.document_ids)
+
+
+def changed(*changes: Change) -> Document:
+    pages = tuple(Page(number, text) for number, text in enumerate(LEASE, 1))
+    return Document(pages, None, WORD, False, (), "word/1", changes=changes)
+
+
+def test_the_changes_that_one_file_keeps_are_listed_with_their_paragraphs(record: Record) -> None:
+    repairs = LEASE[1].index("3.")
+    kept = changed(
+        Change("deleted", "60", "Ann", "2026-01-02T03:04:05Z", page=2, start=repairs),
+        Change("inserted", "thirty", None, None, page=2, start=repairs),
+        Change("deleted", "5. No cats.", "Ann", None, page=2, start=len(LEASE[1])),
+    )
+    engine = FakeEngine({"[1] deleted by Ann: 60; in: 3. The Landlord": "Repairs come sooner [1]."})
+    job = run(record, engine, "compare", add_parsed(record, kept, name="lease.docx"))
+    assert answers(job)[0]["text"] == "Repairs come sooner [1]."
+    assert job.result is not None
+    data = job.result["data"]
+    assert (data["unchanged"], data["explained"]) == (2, 3)
+    assert [(change["kind"], change["words"]) for change in data["changes"]] == [
+        ("deleted", [["-", "60"]]),
+        ("inserted", [["+", "thirty"]]),
+        ("deleted", [["-", "5. No cats."]]),
+    ]
+    places = [(change["before"], change["after"]["place"]) for change in data["changes"]]
+    assert places == [(None, "section 2, paragraph 1")] * 2 + [(None, "section 2, paragraph 2")]
+    assert data["changes"][0]["after"]["quote"] == "3. The Landlord repairs the roof within thirty days."
+    assert (data["changes"][0]["author"], data["changes"][0]["date"]) == ("Ann", "2026-01-02T03:04:05Z")
+    assert job.coverage is not None
+    assert job.coverage["quotes_verified"] == job.coverage["quotes_given"] == 2
+
+
+def test_one_file_that_keeps_no_changes_is_nothing_to_compare(record: Record) -> None:
+    job = run(record, FakeEngine(), "compare", add_parsed(record, changed(), name="lease.docx"))
+    assert (job.status, job.error and job.error.code) == (Status.FAILED, "nothing_to_compare")
 
 
 # -- kinds of one's own -----------------------------------------------------------------------------------

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from reading import PAGES, add_document, answers, pipeline, run
+from reading import PAGES, add_document, add_parsed, answers, pipeline, run
 
 from jobs.params import NewJob
 from jobs.record import Record, open_record
 from jobs.status import Status
 from jobs.tables import Base, JobRow
+from parsers import Document, Page
 from settings import Settings
 from worker.engine import FakeEngine, NotFinite
 from worker.prompts import Prompts
@@ -23,7 +24,6 @@ SCHEMA = {
     "required": ["employees", "city"],
     "additionalProperties": False,
 }
-
 
 
 @pytest.fixture
@@ -85,6 +85,15 @@ def test_the_receipt_says_what_was_read(record: Record) -> None:
         "fp32",
     )
     assert job.coverage["prompt"] == Prompts().fingerprint("summarize")
+
+
+def test_the_receipt_names_the_pages_that_were_recognised_in_pictures(record: Record) -> None:
+    pages = tuple(Page(number, text) for number, text in enumerate((PAGES[0], "", PAGES[1]), 1))
+    scan = Document(pages, None, "application/pdf", True, (), "pdf/1", ocr_pages=(3,))
+    job = run(record, FakeEngine(), "summarize", add_parsed(record, scan, name="scan.pdf"))
+    assert job.coverage is not None
+    (document,) = job.coverage["documents"]
+    assert (document["pages_without_text"], document["pages_from_ocr"]) == ([2], [3])
 
 
 def test_what_does_not_fit_is_read_in_sections_and_said_so(record: Record) -> None:
