@@ -25,7 +25,7 @@ import triton
 from torch import Tensor
 
 from worker.engine.kernels import nf4 as kernels
-from worker.engine.kernels.nf4 import Program
+from worker.engine.kernels.nf4 import PROGRAM, Program
 from worker.engine.nf4 import FUSED_ROWS, NF4Linear
 
 LAYERS = 40
@@ -73,7 +73,7 @@ class Weights:
     def bytes(self) -> int:
         return sum(t.nbytes for t in self.copies[0])
 
-    def product(self, x: Tensor, copy: int, how: Program | None) -> Tensor:
+    def product(self, x: Tensor, copy: int, how: Program) -> Tensor:
         codes, scales = self.copies[copy % len(self.copies)]
         return kernels.product(x, codes, scales, self.bias, self.outputs, how)
 
@@ -175,7 +175,7 @@ def whole_step(figures: dict[str, Any], chosen: dict[str, Program]) -> None:
     def step(inputs: dict[int, Tensor], programs: dict[str, Program]) -> None:
         for layer in range(LAYERS):
             for shape, weights in layers.items():
-                weights.product(inputs[weights.inputs], layer, programs.get(shape))
+                weights.product(inputs[weights.inputs], layer, programs.get(shape, PROGRAM))
 
     for name, how in (("default, ms", {}), ("fastest, ms", chosen)):
         told = figures.setdefault(name, {})

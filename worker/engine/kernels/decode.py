@@ -38,7 +38,7 @@ FP8_LIFT = tl.constexpr(2.0**120)
 
 
 def _int4_planes(subtract: str) -> tl.constexpr:
-    """Two words in a register, one code of each: the bits go where 128.0 has room for them: 128 + 2 code."""
+    """For each plane: one code of two words in a register, put where 128.0 has room for it: 128 + 2 code."""
     return tl.constexpr(
         tuple(
             "{ .reg .b32 t, u; mov.b32 u, 0x430F430F; "
@@ -50,7 +50,7 @@ def _int4_planes(subtract: str) -> tl.constexpr:
 
 
 _INT4_PLANES = _int4_planes("sub.rn.bf16x2 $0, t, u;")
-# Without a subtraction of bf16: t * 1 - u.
+# Below compute capability 9 bf16 cannot be subtracted, only multiplied and added.
 _INT4_PLANES_BEFORE_9 = _int4_planes(
     "{ .reg .b32 one; mov.b32 one, 0x3F803F80; neg.bf16x2 u, u; fma.rn.bf16x2 $0, t, one, u; }"
 )
@@ -89,12 +89,8 @@ _E4M3_OF_INT4 = tl.constexpr(
 def plane_of(words, plane: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr):
     """One code of each 16-bit word, in bf16: an odd integer from -15 to 15, or e4m3 times 2**-120."""
     if ASM:
-        if PLANES == 2:
-            table: tl.constexpr = _FP8_PLANES
-        elif cuda_capability_geq(9, 0):
-            table: tl.constexpr = _INT4_PLANES
-        else:
-            table: tl.constexpr = _INT4_PLANES_BEFORE_9
+        int4: tl.constexpr = _INT4_PLANES if cuda_capability_geq(9, 0) else _INT4_PLANES_BEFORE_9
+        table: tl.constexpr = int4 if PLANES == 4 else _FP8_PLANES
         codes = tl.inline_asm_elementwise(
             table[plane], "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2
         )
@@ -482,7 +478,7 @@ class Launch:
     wide: bool = False  #: queries are the left operand, in bf16 for the exact arena and fp16 for packed ones
 
 
-#: (planes of a word, queries of a KV head): measured with `benchmarks.kernels`; planes 1 is the exact arena.
+#: (planes of a word, queries of a KV head): measured on an H200; planes 1 is the exact arena.
 LAUNCHES = {
     (1, 8): Launch(per_sm=1, block=128, stages=3, warps=4),
     (1, 16): Launch(per_sm=2, block=64, stages=3, warps=4),
@@ -517,7 +513,7 @@ def launch_on(device: torch.device, planes: int, columns: int) -> Launch:
     launch = LAUNCHES[planes, columns]
     if device.type == "cuda":
         card = torch.cuda.get_device_properties(device)
-        if planes == 1 and card.shared_memory_per_block_optin < 160 * 1024:
+        if planes == 1 and card.shared_memory_per_multiprocessor < 160 * 1024:
             launch = replace(launch, block=launch.block // 2)
         if planes > 1 and launch.wide and (card.major, card.minor) < (8, 9):  # cannot convert e4m3
             launch = Launch(per_sm=1, block=2, stages=2, warps=8)
