@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from api.problems import (
 from jobs.params import PARAMS, ChatParams, ExtractParams, Params, Tool, ToolParams, Work
 from jobs.record import Record
 from jobs.status import Kind, Status
+from parsers.sniff import BY_SUFFIX, WORD
 from worker.engine.masks import check_schema
 from worker.errors import InstructionTooLong
 from worker.webhooks import network_policy
@@ -49,6 +51,8 @@ class Admission:
             InstructionTooLong: no model at work could read it.
         """
         self._check_kind(work.kind)
+        if work.kind == Kind.COMPARE and len(document_ids) == 1:
+            self._check_keeps_changes(document_ids[0])
         params = _params(work)
         if isinstance(params, ExtractParams):
             _refuse_remote(params.json_schema, "/params/schema")
@@ -65,6 +69,14 @@ class Admission:
         if kind not in PARAMS and kind not in self._own_kinds:
             kinds = ", ".join([*PARAMS, *self._own_kinds])
             raise InvalidRequest(errors=[Fault(at="/kind", message=f"there are: {kinds}")])
+
+    def _check_keeps_changes(self, document_id: str) -> None:
+        """Whether it does is known once it is parsed; that a kind of file never does is known before."""
+        row = self._record.documents.get(document_id)
+        media_type = row.media_type or BY_SUFFIX.get(PurePath(row.filename).suffix.lower())
+        if media_type not in {None, WORD}:
+            message = "compare needs two documents, or one Word file with tracked changes"
+            raise InvalidRequest(errors=[Fault(at="/document_ids", message=message)])
 
     def _check_previous(self, job_id: str, document_ids: Sequence[str]) -> None:
         previous = self._record.ledger.get(job_id)

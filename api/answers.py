@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobs.objects import Delivery, Document, Job, Worker
+from jobs.objects import Delivery, Document, Job, Receipt, Worker
 from jobs.page import Page, Row
 from jobs.status import Status
 from parsers.document import Page as ParsedPage
@@ -91,7 +91,7 @@ class Result(BaseModel):
     job_id: str
     kind: str
     result: dict[str, Any]
-    coverage: dict[str, Any] | None
+    coverage: Receipt | None
     usage: dict[str, Any] | None
 
 

@@ -203,11 +203,11 @@ def extract(
 
 @command
 @click.argument("first", type=FILE)
-@click.argument("second", type=FILE)
+@click.argument("second", type=FILE, required=False)
 @PASSWORD
-def compare(display: Display, first: Path, second: Path, password: str | None) -> int:
-    """Compare FIRST with SECOND."""
-    return _answer(display, Kind.COMPARE, [first, second], {}, password)
+def compare(display: Display, first: Path, second: Path | None, password: str | None) -> int:
+    """Compare FIRST with SECOND, or tell what the tracked changes of FIRST, a Word file, did."""
+    return _answer(display, Kind.COMPARE, [first, second] if second else [first], {}, password)
 
 
 @command

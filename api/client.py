@@ -75,6 +75,7 @@ class DocumentCoverage(TypedDict):
     pages_read: int
     pages_total: int
     pages_without_text: list[int]
+    pages_from_ocr: list[int]
 
 
 class Coverage(TypedDict):

@@ -184,14 +184,15 @@ def clean(text: str) -> str:
 
 
 def citation_line(number: int, citation: Citation) -> str:
-    """`[1] page 12 ✓ “quote”`; a quotation that is not in the document says so."""
+    """`[1] page 12 ✓ “quote”`; a quotation that is not in the document, or not word for word, says so."""
     quote = " ".join(clean(citation["quote"]).split())
     short = quote if len(quote) <= QUOTE_WIDTH else quote[: QUOTE_WIDTH - 1] + "…"
-    if not citation["verified"]:
+    if citation["page"] is None:
         return f"[{number}] ✗ not found in the document: “{short}”"
     printed = citation["label"] not in {None, str(citation["page"])}
     label = f" (printed {citation['label']})" if printed else ""
-    return f"[{number}] {citation['place']}{label} ✓ “{short}”"
+    verdict = "✓" if citation["verified"] else "≈ similar, not verified:"
+    return f"[{number}] {citation['place']}{label} {verdict} “{short}”"
 
 
 def told_changes(job: Job) -> list[dict[str, Any]]:
@@ -201,11 +202,13 @@ def told_changes(job: Job) -> list[dict[str, Any]]:
 
 
 def change_line(number: int, change: Mapping[str, Any]) -> str:
-    """`[3] changed, page 4 → page 5: within [-thirty-]{+sixty+} days`"""
+    """`[3] changed, page 4 → page 5: within [-thirty-]{+sixty+} days`; of a tracked one also who and when."""
     marks = {"-": "[-{}-]", "+": "{{+{}+}}", "=": "{}"}
     words = "".join(marks[op].format(clean(run)) for op, run in change["words"])
     places = " → ".join(side["place"] for side in (change["before"], change["after"]) if side)
-    return f"[{number}] {change['kind']}, {places}: {' '.join(words.split())}"
+    by = f", by {clean(change['author'])}" if change.get("author") else ""
+    on = f", {change['date'][:10]}" if change.get("date") else ""
+    return f"[{number}] {change['kind']}, {places}{by}{on}: {' '.join(words.split())}"
 
 
 def quote_line(worker: WorkerQuote) -> str:
@@ -232,9 +235,12 @@ def receipt_line(coverage: Coverage) -> str:
         f"by {coverage['model']} ({coverage['weights']})."
     ]
     for document in documents:
-        if document["pages_without_text"]:
-            pages = ", ".join(map(str, document["pages_without_text"]))
-            said.append(f"Without text in {clean(document['filename'])}: {pages}.")
+        for what, pages in (
+            ("Without text", document["pages_without_text"]),
+            ("Recognised in pictures", document.get("pages_from_ocr")),
+        ):
+            if pages:
+                said.append(f"{what} in {clean(document['filename'])}: {', '.join(map(str, pages))}.")
     if coverage["quotes_given"]:
         said.append(f"{coverage['quotes_verified']} of {coverage['quotes_given']} quotations found again.")
     return " ".join(said)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, with_config
+from typing_extensions import TypedDict
 
 from jobs.status import UNFINISHED, DeliveryStatus, DocumentStatus, Phase, Status
 from jobs.tables import BatchRow, DeliveryRow, DocumentRow, JobRow, WorkerRow
@@ -76,6 +77,38 @@ class Document(BaseModel):
         )
 
 
+class DocumentCoverage(TypedDict):
+    """How much of one document was read."""
+
+    document_id: str
+    filename: str
+    paged: bool
+    pages_read: int
+    pages_total: int
+    pages_without_text: list[int]
+    pages_from_ocr: list[int]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Coverage(TypedDict):
+    """The receipt: what was read, how and by what, and how many quotations were found again."""
+
+    documents: list[DocumentCoverage]
+    tokens: int
+    reading: Literal["whole", "sections"]
+    sections: int
+    model: str
+    weights: str
+    parser_versions: list[str]
+    prompt: str
+    quotes_given: int
+    quotes_verified: int
+
+
+#: As it was when the job was done: earlier versions wrote down less.
+Receipt = Annotated[Coverage, SkipValidation]
+
+
 class JobProgress(BaseModel):
     """How far a job is. Totals are null until they are known."""
 
@@ -107,7 +140,7 @@ class Job(BaseModel):
     metadata: dict[str, str]
     webhook_url: str | None
     usage: dict[str, Any] | None
-    coverage: dict[str, Any] | None
+    coverage: Receipt | None
     result: dict[str, Any] | None
     error: Error | None
     links: dict[str, str]

@@ -164,7 +164,7 @@ class ExtractParams(Params):
 
 
 class CompareParams(Params):
-    """What differs between documents."""
+    """What differs between documents, or what the tracked changes of one Word file did."""
 
     focus: Instruction | None = Field(default=None, description="What the reader cares about.")
     language: str | None = Field(default=None, max_length=40)
@@ -254,13 +254,9 @@ class Work(BaseModel):
 class NewJob(Work):
     """The body of POST /v1/jobs."""
 
-    document_ids: list[str] = Field(min_length=1, max_length=20)
-
-    @model_validator(mode="after")
-    def _enough_documents(self) -> Self:
-        if self.kind is Kind.COMPARE and len(self.document_ids) < 2:
-            raise ValueError("compare needs at least two documents")
-        return self
+    document_ids: list[str] = Field(
+        min_length=1, max_length=20, description="`compare` takes two, or one Word file with tracked changes."
+    )
 
 
 class NewBatch(Work):
@@ -271,5 +267,5 @@ class NewBatch(Work):
     @model_validator(mode="after")
     def _one_document_each(self) -> Self:
         if self.kind is Kind.COMPARE:
-            raise ValueError("compare needs two documents a job; a batch gives each job one")
+            raise ValueError("compare takes documents together; a batch gives each job one")
         return self

@@ -6,7 +6,7 @@ import bisect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from parsers.markdown import Table, tables
 
@@ -58,15 +58,14 @@ class Anchor:
 class Change:
     """A tracked change: the text of the document holds insertions, and no deletions."""
 
-    #: "inserted" or "deleted".
-    kind: str
+    kind: Literal["inserted", "deleted"]
     text: str
     author: str | None
     #: As the file writes it, ISO 8601.
     date: str | None
-    #: The page where it stands, or would stand.
+    #: The page on which its paragraph begins; of the change itself, it may be the next.
     page: int
-    #: Offset in the page's text of the paragraph where it does.
+    #: Offset in the page's text of its paragraph; of the next one, or the text's end, where that is gone.
     start: int = 0
 
 

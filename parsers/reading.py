@@ -105,9 +105,10 @@ class Reading:
         for mark in raw.marks:
             title = one_line(mark.title)
             start = mark.start
-            if start is None:
-                start = _find(page.text, title, at)
-                at = start
+            if start is None and title:
+                start = at = _find(page.text, title, at)
+            elif start is None:
+                start = len(page.text)
             if mark.level and title:
                 self.sections.append(Section(title, mark.level, page.number, start))
             if mark.anchor:

@@ -12,7 +12,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from parsers import markdown
 from parsers.archive import open_zip
@@ -40,7 +40,9 @@ _FIRST_LETTER = re.compile(r"\S")
 _SAME_BREAK = re.compile("([\f\x1d\x1e][ \t\n\x1c]*)\v")
 
 _SECTION_MARKS = {"nextPage": _SET, "oddPage": _ODD, "evenPage": _EVEN, "": _SET}
-_TRACKED = {"ins": "inserted", "moveTo": "inserted", "del": "deleted", "moveFrom": "deleted"}
+_TRACKED: dict[str, Literal["inserted", "deleted"]] = {
+    "ins": "inserted", "moveTo": "inserted", "del": "deleted", "moveFrom": "deleted",
+}  # fmt: skip
 #: Below this share of the pages that Word counted, the marks in the file would lead citations astray.
 _ENOUGH_MARKS = 0.8
 _HEADING = re.compile(r"heading ([1-9])", re.I)
@@ -297,10 +299,11 @@ class _Walk:
             else:
                 yield from self._inline(child)
 
-    def _track(self, change: Any, kind: str, *, within: Any) -> None:
+    def _track(self, change: Any, kind: Literal["inserted", "deleted"], *, within: Any) -> None:
         """Note a tracked change of the text within an element (ECMA-376 part 1, section 17.13.5)."""
-        text = "".join(element.text or "" for element in within.iter("{*}t", "{*}delText"))
-        if text.strip():
+        texts = within.iter("{*}t", "{*}delText", "{*}tab", "{*}br")
+        text = " ".join("".join(element.text or " " for element in texts).split())
+        if text:
             author, date = get(change, "author") or None, get(change, "date") or None
             self._changes.append(Change(kind, text, author, date, page=0))
 

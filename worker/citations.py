@@ -10,12 +10,10 @@ from rapidfuzz import fuzz
 
 from worker.source import SHORTEST, Source, Span, squeeze
 
-_PAGE = r"(?:[Pp]ages?|[Pp]p?\.)\s*|第\s*"
+_CLAIM = r"(?P<claim>(?:(?:[Pp]ages?|[Pp]p?\.)\s*|第\s*)(?P<page>\d+)(?:\s*页)?)"
 #: A page that an answer claims for the quotation before it (`“…” (page 7)`) or after it (`Page 7: “…”`).
-_AFTER = re.compile(rf"^[”\"“»」』]?[.,;]?\s*[(\[（,]?\s*(?:on\s+|see\s+|在)?(?:{_PAGE})(\d+)")
-_BEFORE = re.compile(
-    rf"(?:{_PAGE})(\d+)\s*页?(?:\s+(?:says|states|reads|notes))?(?:\s+that)?[\s:：,(（]*[“\"„«「『]?$"
-)
+_AFTER = re.compile(rf"^[”\"“»」』]?[.,;]?\s*[(\[（,]?\s*(?:on\s+|see\s+|在)?{_CLAIM}")
+_BEFORE = re.compile(rf"{_CLAIM}(?:\s+(?:says|states|reads|notes))?(?:\s+that)?[\s:：,(（]*[“\"„«「『]?$")
 
 Match = Literal["exact", "normalized", "close", "none"]
 
@@ -71,7 +69,10 @@ def at(source: Source, page: int, start: int, end: int) -> Citation:
 
 
 def put_right(text: str, citations: Iterable[Citation]) -> str:
-    """An answer in which the page claimed right beside a verified quotation is the page it was found on."""
+    """An answer in which the page claimed right beside a verified quotation is the page it was found on.
+
+    Of a document without pages, the place takes the claim's stead: a page that is none helps nobody.
+    """
     for citation in citations:
         at = text.find(citation["quote"])
         if citation["page"] is None or not citation["verified"] or at < 0:
@@ -82,8 +83,10 @@ def put_right(text: str, citations: Iterable[Citation]) -> str:
         if claimed is None:
             claimed, shift = _BEFORE.search(text[max(0, at - 60) : at]), max(0, at - 60)
         if claimed is not None:
-            start, stop = (shift + place for place in claimed.span(1))
-            text = text[:start] + str(citation["page"]) + text[stop:]
+            page, place = str(citation["page"]), str(citation["place"])
+            part, right = ("page", page) if place == f"page {page}" else ("claim", place)
+            start, stop = (shift + offset for offset in claimed.span(part))
+            text = text[:start] + right + text[stop:]
     return text
 
 

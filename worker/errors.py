@@ -4,6 +4,7 @@ JobError
 ├── InstructionTooLong     the question alone does not leave room for an answer
 ├── UnknownKind            there is no prompt for it
 ├── DoesNotFit             `reading: whole`, and the documents are longer than what fits
+├── NothingToCompare       a comparison of one document that keeps no changes of its own
 ├── OutputCutOff           the answer reached its limit before the JSON was complete
 ├── OutputInvalid          the JSON does not fit its schema
 ├── TextMissing            the parsed text is gone from the data folder
@@ -40,6 +41,12 @@ class DoesNotFit(JobError):
     """The documents do not fit the model whole. Use `reading: auto` to read them in sections."""
 
     code = "does_not_fit"
+
+
+class NothingToCompare(JobError):
+    """The document has no tracked changes. Name two documents, or a Word file that keeps its changes."""
+
+    code = "nothing_to_compare"
 
 
 class OutputCutOff(JobError):

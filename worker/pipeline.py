@@ -10,6 +10,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from jobs.errors import LeaseLost
 from jobs.ledger import Outcome
+from jobs.objects import Coverage
 from jobs.params import params_of
 from jobs.record import Record
 from jobs.status import Kind, Status
@@ -117,7 +118,7 @@ class Pipeline:
             raise
         return Outcome(
             result={**result.to_json(), "calls": [call.to_json() for call in desk.calls]},
-            coverage=self._coverage(job, layout, result),
+            coverage=dict(self._coverage(job, layout, result)),
             usage={"parse_s": layout.parse_s, **_usage(job, reader.tally, started)},
         )
 
@@ -151,7 +152,7 @@ class Pipeline:
             )
         return layout
 
-    def _coverage(self, job: JobRow, layout: Layout, result: Result) -> dict[str, Any]:
+    def _coverage(self, job: JobRow, layout: Layout, result: Result) -> Coverage:
         sources, sections = layout.sources, layout.sections
         given, verified = count_verified(result.quoted())
         read = {(piece.source, piece.page) for section in sections for piece in section.pieces}
@@ -165,6 +166,7 @@ class Pipeline:
                     "pages_read": sum(1 for number, _ in read if number == index),
                     "pages_total": len(source.document.pages),
                     "pages_without_text": source.document.blank_pages,
+                    "pages_from_ocr": list(source.document.ocr_pages),
                 }
                 for index, source in enumerate(sources)
             ],

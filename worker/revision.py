@@ -2,7 +2,8 @@
 
 Paragraphs are aligned first, by the edit distance of their sequences; within what does not match, paragraphs
 that resemble each other are paired in order, and each pair is compared word by word. So the alignment, not a
-model, answers for completeness: every word that differs is in some change.
+model, answers for completeness: every word that differs is in some change. A file that keeps its own changes
+needs no other version.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import numpy as np
 from rapidfuzz import fuzz, process
 from rapidfuzz.distance import Levenshtein
 
-from worker.source import Source, paragraphs
+from worker.source import Source, Span, paragraphs
 
-Kind = Literal["added", "removed", "changed", "moved", "renumbered"]
+#: The last two are of words within a paragraph, tracked by the file itself.
+Kind = Literal["added", "removed", "changed", "moved", "renumbered", "inserted", "deleted"]
 #: A run of words: only before ("-"), only after ("+"), or in both ("=").
 Run = tuple[Literal["-", "+", "="], str]
 
@@ -66,6 +68,8 @@ class Change:
     before: Paragraph | None
     after: Paragraph | None
     words: list[Run]
+    author: str | None = None  #: of a tracked change, as is its date
+    date: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,29 @@ def compare(before: Source, after: Source) -> Revision:
         else:
             changes += _differences(left, right)
     return Revision(_with_moves(changes), unchanged)
+
+
+def tracked(source: Source) -> Revision:
+    """The changes that a file keeps itself, each on the paragraph where it stands or stood, in order."""
+    texts = [page.text for page in source.document.pages]
+    changes: list[Change] = []
+    for change in source.document.changes:
+        page = change.page - 1
+        here = _paragraph_at(texts[page], change.start)
+        stands = Paragraph(page, here.start, here.end, texts[page][here.start : here.end])
+        words: list[Run] = [("+" if change.kind == "inserted" else "-", change.text)]
+        changes.append(Change(change.kind, None, stands, words, change.author, change.date))
+    touched = {
+        (change.after.page, change.after.start) for change in changes if change.after and change.after.text
+    }
+    return Revision(changes, sum(text.count("\n\n") + 1 for text in texts if text) - len(touched))
+
+
+def _paragraph_at(text: str, offset: int) -> Span:
+    """What stands between two blank lines around an offset."""
+    start = len("".join(text[:offset].rpartition("\n\n")[:2]))
+    end = text.find("\n\n", start)
+    return Span(start, len(text) if end < 0 else end)
 
 
 def plain(text: str) -> str:

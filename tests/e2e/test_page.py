@@ -109,7 +109,7 @@ def test_what_is_wrong_with_a_form_is_said_and_what_was_filled_in_stays(page: Pa
     page.get_by_role("textbox", name="Focus").fill("Cranes")
     page.get_by_role("button", name="Start").click()
 
-    expect(page.get_by_role("alert")).to_contain_text("at least two documents")
+    expect(page.get_by_role("alert")).to_contain_text("two documents, or one Word file")
     expect(page.get_by_role("alert")).to_contain_text("invalid_request")
     expect(page.get_by_role("alert")).to_be_in_viewport()
     expect(page.get_by_role("radio", name="Compare")).to_be_checked()

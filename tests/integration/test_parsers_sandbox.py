@@ -40,10 +40,9 @@ LONG = documents.pdf(["The quick brown fox jumps over the lazy dog. " * 40] * 40
 
 
 def children() -> list[int]:
-    """Process ids of the children of this thread."""
-    return [
-        int(pid) for pid in Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-    ]
+    """Process ids of this thread's children, the one that multiprocessing keeps for other tests aside."""
+    pids = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    return [int(pid) for pid in pids if b"multiprocessing" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ import pytest
 from apiflask import APIFlask
 from flask.testing import FlaskClient
 
+from api import client as client_types
 from api import examples
 from api.answers import Result
 from api.catalogue import ROOMS, entries
 from api.quote import Quote
-from jobs.objects import Batch, Document, Job
+from jobs.objects import Batch, Coverage, Document, DocumentCoverage, Job
 from jobs.params import NewBatch, NewJob
 from jobs.status import Kind
 
@@ -114,6 +115,19 @@ def test_there_is_a_good_example_of_every_kind() -> None:
 )
 def test_every_example_is_complete(model: Any, example: dict[str, Any]) -> None:
     assert model.model_validate(example).model_dump(mode="json") == example
+
+
+@pytest.mark.parametrize(
+    ("described", "typed", "example"),
+    [
+        (Coverage, client_types.Coverage, examples.RESULT["coverage"]),
+        (DocumentCoverage, client_types.DocumentCoverage, examples.RESULT["coverage"]["documents"][0]),
+    ],
+)
+def test_a_receipt_is_the_same_in_description_client_and_example(
+    described: Any, typed: Any, example: dict[str, Any]
+) -> None:
+    assert described.__annotations__.keys() == typed.__annotations__.keys() == example.keys()
 
 
 def test_the_reference_shows_every_operation_and_object(client: FlaskClient, spec: dict[str, Any]) -> None:

@@ -89,6 +89,18 @@ def test_a_wrong_page_beside_a_quotation_is_put_right(said: str, right: str) -> 
     assert put_right(said, [verify("opened in 1912", [REPORT])]) == right
 
 
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        ("“opened in 1912” (page 7)", "“opened in 1912” (section 1, paragraph 1)"),
+        ("第7页：“opened in 1912”", "section 1, paragraph 1：“opened in 1912”"),
+    ],
+)
+def test_a_page_of_a_document_without_pages_gives_way_to_the_place(said: str, right: str) -> None:
+    web = source("It was opened in 1912.", paged=False)
+    assert put_right(said, [verify("opened in 1912", [web])]) == right
+
+
 def test_the_document_is_the_one_it_was_found_in() -> None:
     other = source("Nothing of the sort.", "The company employs 7 people.", document_id="doc_b")
     assert verify("employs 7 people", [REPORT, other])["document_id"] == "doc_b"

@@ -1,4 +1,4 @@
-"""Compare: what differs between documents, with passages from each side."""
+"""Compare: what differs between documents, or was changed in one, with passages from each side."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from worker.assignment import Answer, Assignment, Result, wish
 from worker.citations import Citation, at, quotations, unique, verify
 from worker.dictation import dictate
 from worker.engine import Turn
+from worker.errors import NothingToCompare
 from worker.section import Section
 from worker.source import Source
 
@@ -45,7 +46,13 @@ SHOWN = 300
 
 
 def run(job: Assignment) -> Result:
-    """Versions of one text are aligned and the model explains the changes; else it lists the differences."""
+    """Versions of one text are aligned and the model explains the changes; else it lists the differences.
+
+    Raises:
+        NothingToCompare: there is but one document, and it keeps no changes.
+    """
+    if len(job.sources) == 1:
+        return _tracked(job)
     revisions = [revision.compare(*pair) for pair in pairwise(job.sources)]
     if all(found.same_text for found in revisions):
         return _versions(job, revisions)
@@ -55,9 +62,25 @@ def run(job: Assignment) -> Result:
 # -- versions of one text ---------------------------------------------------------------------------------
 
 
+def _tracked(job: Assignment) -> Result:
+    found = revision.tracked(job.sources[0])
+    if not found.changes:
+        raise NothingToCompare
+    return _changes(job, [(0, change) for change in found.changes], found.unchanged, "compare-tracked")
+
+
 def _versions(job: Assignment, revisions: Sequence[revision.Revision]) -> Result:
-    """One answer, and in `data` every change in order with its words and its passages on both sides."""
-    changes = [(number, change) for number, found in enumerate(revisions) for change in found.changes]
+    changes = [(number, change) for number, found in enumerate(revisions, 1) for change in found.changes]
+    return _changes(job, changes, sum(found.unchanged for found in revisions), "compare-versions")
+
+
+def _changes(
+    job: Assignment, changes: Sequence[tuple[int, revision.Change]], unchanged: int, prompt: str
+) -> Result:
+    """One answer, and in `data` every change in order with its words and its passages on both sides.
+
+    The number beside a change is that of the later version, before which its earlier one stands.
+    """
     told = [(number, change) for number, change in changes if change.kind != "renumbered"]
     parts, explained, cut_off = [], 0, False
     for section in job.sections:
@@ -65,7 +88,7 @@ def _versions(job: Assignment, revisions: Sequence[revision.Revision]) -> Result
         if not listed:
             continue
         explained += len(listed)
-        turns = [Turn("user", _instruction(job, "compare-versions", changes="\n".join(listed)))]
+        turns = [Turn("user", _instruction(job, prompt, changes="\n".join(listed)))]
         written = job.reader.write(section, turns, job.sampling(768), draft=0)
         parts.append(written.text)
         cut_off = cut_off or written.cut_off
@@ -74,7 +97,7 @@ def _versions(job: Assignment, revisions: Sequence[revision.Revision]) -> Result
     shown = [_shown(job.sources, number, change) for number, change in changes]
     data = {
         "changes": shown,
-        "unchanged": sum(found.unchanged for found in revisions),
+        "unchanged": unchanged,
         "explained": min(explained, len(told)),
     }
     sides = [
@@ -94,14 +117,16 @@ def _unexplained(count: int) -> str:
 
 
 def _shown(sources: Sequence[Source], number: int, change: revision.Change) -> dict[str, Any]:
-    """A change as it stands in the record; the versions are numbers `number` and `number + 1`."""
-    sides = (change.before, sources[number]), (change.after, sources[number + 1])
+    """A change as it stands in the record; `number` is that of the later version."""
+    sides = (change.before, sources[number - 1]), (change.after, sources[number])
     before, after = (side and at(source, side.page, side.start, side.end) for side, source in sides)
     return {
         "kind": change.kind,
         "before": before,
         "after": after,
         "words": [list(run) for run in change.words],
+        "author": change.author,
+        "date": change.date,
     }
 
 
@@ -112,7 +137,7 @@ def _listed(job: Assignment, section: Section, changes: Sequence[tuple[int, revi
     room = job.reader.room - job.sampling(768).max_tokens - 256
     lines: list[str] = []
     for place, (number, change) in enumerate(changes, start=1):
-        sides = (number, change.before), (number + 1, change.after)
+        sides = (number - 1, change.before), (number, change.after)
         if not any(side and (source, side.page) in pages for source, side in sides):
             continue
         line = f"[{place}] {_line(change)}"
@@ -124,6 +149,11 @@ def _listed(job: Assignment, section: Section, changes: Sequence[tuple[int, revi
 
 
 def _line(change: revision.Change) -> str:
+    """A change as the model is shown it."""
+    if change.kind in {"inserted", "deleted"} and change.after:
+        author = f" by {change.author}" if change.author else ""
+        words, within = change.words[0][1], revision.plain(change.after.text)
+        return f"{change.kind}{author}: {words[:SHOWN]}; in: {within[:SHOWN]}"
     sides = [
         f"{label}: {revision.plain(side.text)[:SHOWN]}"
         for label, side in (("before", change.before), ("after", change.after))
