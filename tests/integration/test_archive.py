@@ -5,16 +5,22 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import CHUNK, Permits, Record, Tiny, ask, document, finish
 
 from worker.engine import EngineStopped
+from worker.engine.archive import Archive
+from worker.engine.formats import PAGE
+from worker.engine.kv import ExactArena, Shape, put
+from worker.engine.pool import Arenas, Lease, PagePool, Prefix, body_keys
+from worker.engine.snapshots import Identity, SnapshotStore
 
 Open = Callable[..., Tiny]
 
@@ -202,3 +208,108 @@ def test_a_killed_read_is_continued_by_another_process(opened: Open, tmp_path: P
     alone.engine.close()
     assert usage.reused_tokens >= 4 * CHUNK
     assert_same_answer(after, alone)
+
+
+class Shelf:
+    """An archive, and the pool that it fills."""
+
+    def __init__(self, folder: Path, *, extent_pages: int = 4, **options: Any) -> None:
+        shape = Shape(layers=1, kv_heads=1, dim=8)
+        identity = Identity("m", "1", "t", "1", "exact", 1, "float32", shape.layers, 1, shape.dim, 1)
+        arenas = Arenas("exact", ExactArena(shape, 400, dtype=torch.float32))
+        self.pool = PagePool(arenas)
+        self.store = SnapshotStore(folder, identity=identity, capacity_bytes=1 << 30, **options)
+        self.archive = Archive(self.store, self.pool, arenas, extent_pages=extent_pages, pinned=False)
+
+    def acquire(self, ids: Sequence[int]) -> tuple[Lease, Prefix]:
+        array = np.asarray(ids, np.int32)
+        lease = self.pool.acquire(array, body_keys(array), 1)
+        assert lease is not None
+        assert lease.prefix is not None
+        return lease, lease.prefix
+
+    def read(self, ids: Sequence[int], value: float) -> Prefix:
+        """Keys and values are all `value`."""
+        _, prefix = self.acquire(ids)
+        start, end = prefix.read, len(ids)
+        put(prefix.spans(start, end), 0, *torch.full((2, end - start, 1, 8), value))
+        self.pool.advance(prefix, end - start)
+        self.archive.keep(prefix)
+        return prefix
+
+    def fetch(self, ids: Sequence[int]) -> Prefix:
+        """As much as is stored."""
+        _, prefix = self.acquire(ids)
+        while not prefix.complete and self.archive.fetch(prefix):
+            pass
+        return prefix
+
+    def store_all(self) -> None:
+        """Take steps until nothing is left to be stored."""
+        deadline = time.monotonic() + 60
+        while self.archive.work(patient=True):
+            assert time.monotonic() < deadline, "there is no end to storing"
+        assert self.store.flush(60)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Callable[..., Shelf]]:
+    """Opens archives on one folder, one after the other."""
+    shelves: list[Shelf] = []
+
+    def make(**options: Any) -> Shelf:
+        if shelves:
+            shelves.pop().archive.close()
+        shelves.append(Shelf(tmp_path, **options))
+        return shelves[-1]
+
+    yield make
+    shelves.pop().archive.close()
+
+
+def values(prefix: Prefix) -> set[float]:
+    """All that stands in its pages."""
+    found: set[float] = set()
+    for span in prefix.spans(0, prefix.read):
+        both = torch.empty(2, span.tokens, 1, 8)
+        span.arena.get(0, span.start, *both)
+        found.update(both.unique().tolist())
+    return found
+
+
+def test_what_others_see_already_is_not_fetched_over_it(shelf: Callable[..., Shelf]) -> None:
+    begin = document(6 * PAGE)
+    one, two = [*begin, *document(2_000, seed=1)], [*begin, *document(2_000, seed=2)]
+    first = shelf()
+    first.read(two, 1.0)
+    first.store_all()
+    second = shelf()
+    seen = second.read(one, 2.0)
+    fetched = second.fetch(two)
+    assert fetched.complete
+    assert fetched.pages[:6] == seen.pages[:6]
+    assert values(seen) == {2.0}
+    assert values(fetched) == {1.0, 2.0}
+
+
+def test_parts_larger_than_ones_own_are_read_anew_and_left_to_others(
+    shelf: Callable[..., Shelf], tmp_path: Path
+) -> None:
+    ids = document(6_000)
+    first = shelf(extent_pages=16)
+    first.read(ids, 1.0)
+    first.store_all()
+    stored = extents(tmp_path)
+    assert shelf(extent_pages=4).fetch(ids).read == 0
+    assert extents(tmp_path) == stored
+    assert values(shelf(extent_pages=16).fetch(ids)) == {1.0}
+
+
+def test_a_document_read_faster_than_the_disk_takes_it_is_stored_whole(
+    shelf: Callable[..., Shelf],
+) -> None:
+    ids = document(20_000)
+    first = shelf(queue_bytes=1)  # one extent at a time
+    first.read(ids, 1.0)
+    first.store_all()
+    assert shelf().fetch(ids).complete

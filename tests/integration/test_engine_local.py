@@ -265,6 +265,18 @@ def test_a_prompt_beyond_the_memory_is_refused(bench: Any) -> None:
     finish(engine.submit(ask(document(3 * PAGE - 9))))
 
 
+def test_a_question_beyond_the_exact_pages_is_told_how_long_it_may_be(bench: Any) -> None:
+    engine = bench(kv_format="fp8", tokens=6_000, prefill_chunk=PAGE).engine
+    with pytest.raises(PromptTooLong) as refusal:
+        list(engine.submit(ask(document(1_000), max_tokens=3_000)))
+    fit = refusal.value.tokens_fit
+    assert "bits" not in str(refusal.value)  # fewer would not help
+    assert fit < engine.capacity().tokens_fit
+    finish(engine.submit(ask(document(1_000), max_tokens=fit - 1_005)))
+    with pytest.raises(PromptTooLong):
+        list(engine.submit(ask(document(1_000), max_tokens=fit - 1_004)))
+
+
 def test_the_prefix_unused_for_longest_makes_room(bench: Any) -> None:
     engine = bench(tokens=9 * PAGE).engine  # four for each document and one for an answer
     for seed in (1, 2, 1, 3):  # 1 is used again, so 2 goes when 3 comes
@@ -342,11 +354,11 @@ def test_chunks_of_packed_pages_are_whole_pages(bench: Any) -> None:
 
 @pytest.mark.parametrize("pages", [5, 9])
 def test_a_chunk_that_is_cut_beside_an_answer_stays_whole_pages(bench: Any, pages: int) -> None:
-    """A slow engine that writes one answer reads the other document in smaller chunks."""
-    b = bench(kv_format="fp8", prefill_chunk=pages * PAGE)
-    writing = b.engine.submit(ask([], max_tokens=200))
+    b = bench(kv_format="fp8", prefill_chunk=pages * PAGE, pause_s=0)
+    writing = iter(b.engine.submit(ask([], max_tokens=700)))
     next(event for event in writing if isinstance(event, TextDelta))
     finish(b.engine.submit(ask(document(3_000))))
+    assert 1 < max(b.watch.passes) < pages * PAGE
 
 
 def test_not_finite_logits_fail_one_request_and_leave_no_trace(bench: Any) -> None:

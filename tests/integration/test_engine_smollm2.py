@@ -17,6 +17,7 @@ from worker.engine import (
     Event,
     Finished,
     JsonSchemaMask,
+    MemoryOptions,
     ModelLoadError,
     PromptTokenizer,
     QuoteMask,
@@ -185,6 +186,24 @@ def test_the_card_says_what_is_loaded(engine: Engine) -> None:
 def test_what_cannot_be_loaded_is_one_error(options: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=message):
         load_engine(cache_dir=tmp_path, **options)  # type: ignore[arg-type]
+
+
+def test_a_folder_whose_files_change_is_another_revision(folder: Path, tmp_path: Path) -> None:
+    """What was read by a model's old weights is not taken for its new ones."""
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+
+    def revision() -> str:
+        engine = load_engine(
+            str(tmp_path), cache_dir=tmp_path, device="cpu", memory=MemoryOptions(card_bytes=50 << 20)
+        )
+        engine.close()
+        return engine.card.revision
+
+    before = revision()
+    assert revision() == before
+    (tmp_path / "generation_config.json").unlink()
+    assert revision() != before
 
 
 def test_the_128k_model_is_not_taken_for_the_1m_model(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import tiny_model
 
+from worker.engine.assembly import build
 from worker.engine.decoder import Decoder
-from worker.engine.errors import PromptTooLong
+from worker.engine.errors import ModelLoadError, PromptTooLong
+from worker.engine.fake import fake_tokenizer
 from worker.engine.formats import PAGE
 from worker.engine.kv import Shape
 from worker.engine.memory import allocate, bytes_per_token, choose, fits_in, tokens_fit
@@ -78,3 +82,17 @@ def test_a_refusal_tells_in_which_format_the_document_would_fit() -> None:
     assert "500 tokens and 100 fit" in str(error)
     assert "800 in int4" in str(error)
     assert "fp8" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": MemoryOptions(card_bytes=0)}, "hold no document"),
+        ({"memory": MemoryOptions(card_bytes=1 << 60)}, "lower their budget"),
+        ({"memory": MemoryOptions(), "fp8_attention": True}, "Hopper"),
+        ({"memory": MemoryOptions("fp8", card_bytes=1 << 24), "prefill_chunk": 100}, "whole number"),
+    ],
+)
+def test_an_engine_that_could_answer_nothing_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ModelLoadError, ValueError), match=message):
+        build(tiny_model(), fake_tokenizer(), name="tiny", revision="1", **options)

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
+from functools import partial
+from itertools import groupby, takewhile
 
 import torch
 from torch import Tensor
@@ -61,8 +62,9 @@ class Archive:
         """`extent_pages`: how many are stored at once. `pinned`: whether the pages stand on a card."""
         self._store = store
         self._pool = pool
-        self._arenas = arenas
         self._extent_pages = extent_pages
+        # The first page and the end, which may fill two, are exact.
+        self._room_bytes = extent_pages * arenas.body.page_bytes + 3 * arenas.exact.page_bytes
         self._pinned = pinned
         self._keeping: list[Prefix] = []
         self._copying: _Copying | None = None
@@ -81,6 +83,7 @@ class Archive:
 
         `patient`: wait a moment for memory that is still being written to the disk.
         """
+        self._forget_unwanted()
         if self._copying is not None:
             self._hand_over(self._copying)
         self._keeping = [
@@ -91,8 +94,8 @@ class Archive:
     def fetch(self, prefix: Prefix) -> int:
         """Bring the next stored part of an incomplete prefix; how many tokens, 0 when nothing is stored."""
         if prefix not in self._fetching:
-            self._forget_dropped()
-            refs = self._store.find(_chain(prefix)) if len(prefix.ids) >= _SHORTEST else []
+            self._forget_unwanted()
+            refs = self._stored(prefix) if len(prefix.ids) >= _SHORTEST else []
             self._fetching[prefix] = _Fetching(deque(refs))
             prefix.kept = max(prefix.kept, refs[-1].stop if refs else 0)
         fetching = self._fetching[prefix]
@@ -136,7 +139,7 @@ class Archive:
             copying.prefix.kept = copying.stop
         else:
             self._rooms.put(room)
-            self._keeping.remove(copying.prefix)  # the queue is full, or the beginning is gone
+            self._keeping.remove(copying.prefix)  # the pages before these are not stored
 
     def _copy(self, prefix: Prefix, wait_s: float) -> bool:
         """Start to copy the next extent, if it is read, as soon as there is room for it."""
@@ -146,7 +149,7 @@ class Archive:
             stop += 1  # the end
         elif stop * PAGE > prefix.read or stop == pages:
             return False
-        if (room := self._room(wait_s)) is None:
+        if not self._store.wait_for_room(self._room_bytes, wait_s) or (room := self._room(wait_s)) is None:
             return wait_s > 0
         size = 0
         for arena, run in _runs(prefix, start, stop):
@@ -158,9 +161,11 @@ class Archive:
         return True
 
     def _place(self, prefix: Prefix, ref: ExtentRef, room: Tensor) -> int:
-        """Copy what was loaded to where it belongs."""
-        before, position = prefix.read, 0
-        for arena, run in _runs(prefix, ref.extent.start, ref.stop):
+        """Copy what was loaded to where it belongs, but for pages that were read: others may see them."""
+        before, extent = prefix.read, ref.extent
+        first = min(max(before // PAGE, extent.start), len(prefix.pages))
+        position = sum(run.pages * arena.page_bytes for arena, run in _runs(prefix, extent.start, first))
+        for arena, run in _runs(prefix, first, ref.stop):
             data = room[position : position + run.pages * arena.page_bytes]
             arena.set_pages(run, data.view(run.pages, -1))
             position += len(data)
@@ -170,15 +175,20 @@ class Archive:
         self._pool.advance(prefix, end - before)
         return end - before
 
+    def _stored(self, prefix: Prefix) -> list[ExtentRef]:
+        """Its stored beginning, as far as its parts fit a room: others may store larger ones."""
+        refs = self._store.find(_chain(prefix))
+        return list(takewhile(lambda ref: ref.extent.payload_bytes <= self._room_bytes, refs))
+
     def _give_up(self, fetching: _Fetching) -> None:
+        """Its rooms are free as soon as nothing is loaded into them any more."""
         fetching.refs.clear()
         for _, room, loading in fetching.loading:
-            loading.exception()
-            self._rooms.put(room)
+            loading.add_done_callback(partial(_put_back, self._rooms, room))
         fetching.loading.clear()
 
-    def _forget_dropped(self) -> None:
-        for prefix in [prefix for prefix in self._fetching if not prefix.held or prefix.complete]:
+    def _forget_unwanted(self) -> None:
+        for prefix in [prefix for prefix in self._fetching if not prefix.users or prefix.complete]:
             self._give_up(self._fetching.pop(prefix))
 
     def _room(self, wait_s: float = 0) -> Tensor | None:
@@ -190,9 +200,11 @@ class Archive:
             if made:
                 return None
         self._rooms_made += 1
-        exact, body = (arena.page_bytes for arena in (self._arenas.exact, self._arenas.body))
-        size = self._extent_pages * body + 3 * exact  # the first page and the end are exact
-        return torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
+        return torch.empty(self._room_bytes, dtype=torch.uint8, pin_memory=self._pinned)
+
+
+def _put_back(rooms: queue.SimpleQueue[Tensor], room: Tensor, _: Future[None]) -> None:
+    rooms.put(room)
 
 
 def _chain(prefix: Prefix) -> list[bytes]:

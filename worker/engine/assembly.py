@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from worker.engine.kv import ExactArena, Span
 from worker.engine.local import LocalEngine
 from worker.engine.memory import allocate
 from worker.engine.nf4 import NF4Linear, adopt
-from worker.engine.pool import Arenas
+from worker.engine.pool import Arenas, PagePool
 from worker.engine.snapshots import Identity, SnapshotStore
 from worker.engine.tokenizer import PromptTokenizer
 from worker.engine.types import MemoryOptions, ModelCard, Weights
@@ -88,13 +89,18 @@ def build(
     nf4 = any(isinstance(module, NF4Linear) for module in model.modules())
     decoder = Decoder(model)
     target = decoder.device
-    chunk = min(prefill_chunk or _PREFILL_CHUNK[target.type], decoder.window)
+    chunk = min(prefill_chunk or _PREFILL_CHUNK[target.type], -(-decoder.window // PAGE) * PAGE)
+    if fp8_attention and target.type != "cuda":
+        raise ModelLoadError("FP8 attention needs a Hopper card; read exactly.")
     with torch.inference_mode():
         if target.type == "cuda":
             compile_layers(model, {(1, chunk), (max_active, 1)})
             decoder.warm_up(chunk, fp8=fp8_attention)
         activation_bytes = _activation_bytes(decoder, chunk)
-        arenas = allocate(decoder, memory, memory.card_bytes or _free_bytes(target, activation_bytes))
+        card_bytes = memory.card_bytes
+        if card_bytes is None:
+            card_bytes = _free_bytes(target, activation_bytes)
+        arenas = _arenas(decoder, memory, card_bytes)
         writer = _writer(decoder, arenas, max_active)
     card = ModelCard(
         name=name,
@@ -113,15 +119,35 @@ def build(
         writer=writer,
         prefill_chunk=chunk,
         max_active=max_active,
-        snapshots=_snapshots(card, tokenizer, decoder, memory)
-        if memory.disk_folder and memory.disk_bytes
-        else None,
+        snapshots=_snapshots(card, tokenizer, decoder, memory, fp8_attention),
     )
 
 
+def _arenas(decoder: Decoder, memory: MemoryOptions, card_bytes: int) -> Arenas:
+    try:
+        arenas = allocate(decoder, memory, card_bytes)
+    except RuntimeError as exc:  # on the device, in the computer, or as locked pages
+        raise ModelLoadError(
+            f"{card_bytes:,} bytes on the device and what belongs on the host could not be had for keys and "
+            "values; lower their budget."
+        ) from exc
+    if not PagePool(arenas).tokens_fit:
+        raise ModelLoadError(
+            f"Beside the model {card_bytes:,} bytes are left for keys and values, which hold no document; "
+            "use NF4, a smaller model or a larger device."
+        )
+    return arenas
+
+
 def _snapshots(
-    card: ModelCard, tokenizer: PromptTokenizer, decoder: Decoder, memory: MemoryOptions
+    card: ModelCard,
+    tokenizer: PromptTokenizer,
+    decoder: Decoder,
+    memory: MemoryOptions,
+    fp8_attention: bool,
 ) -> SnapshotStore | None:
+    if memory.disk_folder is None or not memory.disk_bytes:
+        return None
     identity = Identity(
         model=card.name,
         revision=card.revision,
@@ -129,13 +155,12 @@ def _snapshots(
         template="1",
         kv_format=card.kv_format,
         kv_version=1,
-        dtype=f"{decoder.dtype} {card.weights} {card.device}",
+        dtype=f"{decoder.dtype} {card.weights} {card.device}{' fp8 attention' * fp8_attention}",
         layers=decoder.shape.layers,
         kv_heads=decoder.shape.kv_heads,
         dim=decoder.shape.dim,
         layout=1,
     )
-    assert memory.disk_folder is not None
     try:
         return SnapshotStore(memory.disk_folder, identity=identity, capacity_bytes=memory.disk_bytes)
     except SnapshotError as exc:
@@ -155,8 +180,14 @@ def _source(model: str | None, revision: str | None, cache_dir: Path) -> _Source
         folder, fingerprint = default_model.prepare(cache_dir)
         return _Source(default_model.NAME, str(folder), None, fingerprint)
     if Path(model).is_dir():
-        return _Source(model, model, None, "local")
+        return _Source(model, model, None, _fingerprint(Path(model)))
     return _Source(model, model, revision, None)
+
+
+def _fingerprint(folder: Path) -> str:
+    """Changes when a file does: what was read by other weights is not taken for this model's."""
+    found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    return "local-" + hashlib.blake2b(repr(found).encode(), digest_size=8).hexdigest()
 
 
 @contextmanager
@@ -179,7 +210,11 @@ def _device(name: str) -> torch.device:
         raise ModelLoadError(f"The device {name} is not supported; use cpu or cuda.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelLoadError("There is no CUDA device here; use the device cpu.")
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+    if device.type == "cpu":
+        return device
+    device = torch.device("cuda", device.index or 0)
+    torch.cuda.set_device(device)  # of this thread: streams and Triton follow it
+    return device
 
 
 def _weights(wanted: Literal["auto"] | Weights, device: torch.device) -> Weights:

@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-Format = Literal["exact", "fp8", "int4"]
+from worker.engine.types import Format
 
 PAGE = 128  #: tokens
 

@@ -199,6 +199,9 @@ def copy_pages(source: Arena, pages: Sequence[int], target: Arena, target_pages:
         for old, new in zip(source.tensors, target.tensors, strict=True):
             for layer in range(len(old)):  # one layer's pages are one block of memory
                 new[layer, other.start : other.end].copy_(old[layer, run.start : run.end], non_blocking=True)
+    for device in {x.device for x in (*source.tensors, *target.tensors) if x.is_cuda}:
+        # Else the processor could read or write the host's pages before they are copied.
+        torch.cuda.current_stream(device).synchronize()
 
 
 def _paired(pages: Sequence[int], others: Sequence[int]) -> Iterator[tuple[Run, Run]]:

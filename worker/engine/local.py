@@ -42,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 # A request that waits for memory lets this many later ones pass, and then no more.
 _MAX_OVERTAKEN = 16
-# While answers are written, chunks are cut so that none of them waits much longer than this for a token.
-_PAUSE_S = 0.5
 _SMALLEST_CHUNK = 512
 _EXTENT_PAGES = 64  # stored at once, and at most: what is read between two checkpoints
 
@@ -62,8 +60,15 @@ class LocalEngine:
         prefill_chunk: int,
         max_active: int,
         snapshots: SnapshotStore | None = None,
+        pause_s: float = 0.5,
     ) -> None:
-        """Start the engine's thread. `prefill_chunk`: tokens read at once; whole pages if any are packed."""
+        """Start the engine's thread. `prefill_chunk`: tokens read at once; whole pages if any are packed.
+
+        While answers are written, chunks are cut so that none of them waits much longer than `pause_s` for a
+        token. Raises `ValueError`.
+        """
+        if arenas.packed is not None and prefill_chunk % PAGE:
+            raise ValueError(f"Packed pages hold {PAGE} tokens; {prefill_chunk} are no whole number of them.")
         self.card = card
         self.tokenizer = tokenizer
         self._decoder = decoder
@@ -83,6 +88,7 @@ class LocalEngine:
         )
         self._prefill_chunk = prefill_chunk
         self._max_active = max_active
+        self._pause_s = pause_s
         self._turns = 0
         self._read_speed = _Speed()
         self._write_speed = _Speed()
@@ -102,7 +108,7 @@ class LocalEngine:
             if self._closing:
                 task.generation.put(EngineStopped())
             elif not fits:
-                task.generation.put(PromptTooLong(tokens, self._tokens_fit, self._tokens_fit_in))
+                task.generation.put(self._refusal(tokens, len(task.prefix_ids)))
             else:
                 self._waiting.append(task)
                 self._changed.notify()
@@ -133,12 +139,21 @@ class LocalEngine:
     def _tokens_fit(self) -> int:
         return min(self.card.window, self.pool.tokens_fit)
 
+    def _refusal(self, tokens: int, prefix_tokens: int) -> PromptTooLong:
+        """Of a prompt with its answer; where pages are packed, few are left for what follows the prefix."""
+        fit = prefix_tokens + self.pool.tail_fits(prefix_tokens)
+        if fit < min(tokens, self._tokens_fit):
+            return PromptTooLong(tokens, fit)
+        return PromptTooLong(tokens, self._tokens_fit, self._tokens_fit_in)
+
     @property
     def failed(self) -> bool:
         return self._failed
 
     def _run(self) -> None:
         try:
+            if self._decoder.device.type == "cuda":
+                torch.cuda.set_device(self._decoder.device)  # of this thread: streams and Triton follow it
             with torch.inference_mode():
                 while self._has_work():
                     self._turn()
@@ -146,12 +161,12 @@ class LocalEngine:
             logger.critical("The engine has ended.", exc_info=True)
             self._failed = True
         finally:
-            if self.archive is not None:
-                self.archive.close()
             with self._changed:
                 self._closing = True
                 for task in self._waiting + self._active:
                     task.generation.put(EngineStopped())
+            if self.archive is not None:
+                self.archive.close()  # takes seconds, and may fail with the device: nobody waits for it
 
     def _has_work(self) -> bool:
         """Wait for a request; False when the engine is to stop."""
@@ -230,10 +245,11 @@ class LocalEngine:
     def _start(self, task: Task) -> None:
         """Admit `task` if its memory is free."""
         if lease := self.pool.acquire(task.prefix_ids, task.keys, task.tail_tokens):
-            task.admit(lease)
+            task.lease = lease
             with self._changed:
                 self._waiting.remove(task)
                 self._active.append(task)
+            task.admit()
 
     def _read(self, task: Task) -> None:
         begin = time.monotonic()
@@ -241,10 +257,10 @@ class LocalEngine:
         self._read_speed.add(tokens, time.monotonic() - begin)
 
     def _chunk(self) -> int:
-        """A whole chunk, or what takes about `_PAUSE_S` where answers wait for it."""
+        """A whole chunk, or what takes about `pause_s` where answers wait for it."""
         chunk, speed = self._prefill_chunk, self._read_speed.tokens_per_s
-        while self._writing() and speed and chunk > _SMALLEST_CHUNK and chunk > speed * _PAUSE_S:
-            chunk //= 2
+        while self._writing() and speed and chunk > _SMALLEST_CHUNK and chunk > speed * self._pause_s:
+            chunk = chunk // 2 // PAGE * PAGE
         return chunk
 
     def _write(self, tasks: list[Task]) -> None:
@@ -252,7 +268,7 @@ class LocalEngine:
         try:
             written = self._writer.write([task.seat() for task in tasks])
         except torch.OutOfMemoryError:
-            self._free_memory()
+            torch.cuda.empty_cache()
             if len(tasks) > 1:
                 for task in tasks:
                     self._write([task])
@@ -271,7 +287,7 @@ class LocalEngine:
             self._fail(task, exc)
         except torch.OutOfMemoryError as exc:
             self._fail(task, OutOfMemory(), exc)
-            self._free_memory()
+            torch.cuda.empty_cache()
         except torch.AcceleratorError:
             raise  # the device takes no more work from this process
         except Exception as exc:
@@ -294,10 +310,6 @@ class LocalEngine:
             else:
                 self._active.remove(task)
                 self.pool.release(task.lease)
-
-    def _free_memory(self) -> None:
-        self.pool.drop_idle()
-        torch.cuda.empty_cache()
 
 
 class _Speed:

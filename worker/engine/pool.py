@@ -143,6 +143,11 @@ class PagePool:
             pages -= self._arenas.exact.runs.pages
         return max(0, pages - 2) * PAGE  # the end and the tail each fill their last page in part
 
+    def tail_fits(self, prefix_tokens: int) -> int:
+        """How long a suffix with its answer may be behind such a prefix, if nothing else is held."""
+        end = self._need(prefix_tokens, _whole_pages(prefix_tokens), 0, 0).exact
+        return max(0, self._arenas.exact.runs.pages - end) * PAGE
+
     def fits(self, prefix_tokens: int, tail_tokens: int) -> bool:
         """Whether such a request fits if nothing else is held."""
         total = Counter({arena: arena.runs.pages for arena in self._arenas.all()})
@@ -197,11 +202,6 @@ class PagePool:
         _give(lease.tail)
         if lease.prefix is not None:
             lease.prefix.users -= 1
-
-    def drop_idle(self) -> None:
-        """Drop every prefix that no request uses."""
-        for prefix in self._idle(None):
-            self._drop(prefix)
 
     def check_integrity(self) -> None:
         """Raise `IntegrityError` unless every page is free or held, and by whom it says."""
@@ -277,7 +277,7 @@ class PagePool:
         for prefix in self._idle(keep):
             if (missing := pages - self._arenas.body.runs.pages_free) <= 0:
                 break
-            if self._movable(prefix):
+            if self._movable(prefix, self._arenas.body):
                 self._retire(prefix, missing, keep)
 
     def _fits(self, need: _Need, free: Counter[Arena]) -> bool:
@@ -305,14 +305,15 @@ class PagePool:
     def _is_away(self, prefix: Prefix) -> bool:
         return any(page.arena is self._arenas.host for page in prefix.pages)
 
-    def _movable(self, prefix: Prefix) -> list[Page]:
-        return [page for page in prefix.pages if page.arena is self._arenas.body and page.holders == 1]
+    def _movable(self, prefix: Prefix, source: Arena) -> list[Page]:
+        """Its own pages in `source`: those that it shares may be in use where they stand."""
+        return [page for page in prefix.pages if page.arena is source and page.holders == 1]
 
     def _retire(self, prefix: Prefix, pages: int, keep: Prefix | None) -> None:
         """Its last `pages` to the host, where those unused for longer make room, else all of it away."""
         if not prefix.held:
             return
-        host, movable = self._arenas.host, self._movable(prefix)[-pages:]
+        host, movable = self._arenas.host, self._movable(prefix, self._arenas.body)[-pages:]
         if host is not None and prefix.complete and movable:
             for other in self._idle(keep):
                 if host.runs.pages_free < len(movable) and other is not prefix and self._is_away(other):
@@ -324,8 +325,8 @@ class PagePool:
 
     def _promote(self, prefix: Prefix) -> None:
         """Bring pages back from the host as far as the card has room."""
-        away = [page for page in prefix.pages if page.arena is self._arenas.host]
-        if prefix.complete and away:
+        host = self._arenas.host
+        if host is not None and prefix.complete and (away := self._movable(prefix, host)):
             self._clear(len(away), prefix)
             self._move(away[: self._arenas.body.runs.pages_free], self._arenas.body)
 

@@ -7,7 +7,6 @@ every seat goes on with its likeliest token, a step is started before the last o
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -24,8 +23,6 @@ from worker.engine.kv import ExactArena, PackedArena, Span
 from worker.engine.passes import Seat
 from worker.engine.pool import Arenas
 from worker.engine.writer import PlainWriter, Writer, Written
-
-logger = logging.getLogger(__name__)
 
 _MOST_PARTS = 1_024
 
@@ -54,7 +51,7 @@ class GraphWriter:
     def write(self, seats: Sequence[Seat]) -> Written:
         if not self._seated(seats):
             return self._plain.write(seats)
-        if list(seats) != self._ahead:
+        if not self._is_ahead(seats):
             self._state.load(seats)
             self._replay()
         written = self._state.written(len(seats))
@@ -63,6 +60,12 @@ class GraphWriter:
             self._ahead = [after(seat, token) for seat, token in zip(seats, written.likeliest, strict=True)]
             self._replay()
         return written
+
+    def _is_ahead(self, seats: Sequence[Seat]) -> bool:
+        """Whether the step that runs already is theirs, and not of one that left and whose tail they got."""
+        return list(seats) == self._ahead and all(
+            seat.tail is other.tail for seat, other in zip(seats, self._ahead, strict=True)
+        )
 
     def _seated(self, seats: Sequence[Seat]) -> bool:
         """Make the plan for these seats, unless it stands; False where they do not fit the graph."""

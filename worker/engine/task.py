@@ -37,6 +37,7 @@ class Task:
         self.tail_tokens = len(request.suffix) + request.sampling.max_tokens
         self.deadline = request.deadline
         self.generation = LocalGeneration()
+        self.lease: Lease  #: from admission on
         self.overtaken = 0  #: later requests admitted before this one
         self.result: Finished | None = None
         self._decoder = decoder
@@ -52,10 +53,9 @@ class Task:
         self._reported = -1
         self._submitted = time.monotonic()
 
-    def admit(self, lease: Lease) -> None:
+    def admit(self) -> None:
         """Start, on the memory of `lease`."""
-        self.lease = lease
-        self._before = lease.before()
+        self._before = self.lease.before()
         self._sampler = Sampler(self._request.sampling, self._request.mask, self._decoder.device)
         self._admitted = time.monotonic()
 
