@@ -147,6 +147,10 @@ def model_worker(settings: Settings, *, ring: Ring) -> ModelWorker:
     return ModelWorker(record, engine, pipeline, worker_id)
 
 
+#: Requests that write at once: a job may ask several questions, and all of them stream its document together.
+_SEATS = 8
+
+
 def open_engine(settings: Settings) -> Engine:
     """The engine that `settings` name."""
     if settings.engine == "fake":
@@ -164,7 +168,7 @@ def open_engine(settings: Settings) -> Engine:
             disk_folder=settings.data / "read",
             disk_bytes=_disk_bytes(settings),
         ),
-        max_active=settings.jobs_per_card,
+        max_active=max(_SEATS, settings.jobs_per_card),
         fp8_attention=settings.read_attention == "fp8",
     )
 

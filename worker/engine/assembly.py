@@ -27,7 +27,7 @@ from worker.engine.fast_codec import FastCodec
 from worker.engine.formats import PAGE
 from worker.engine.kv import ExactArena, Span
 from worker.engine.local import LocalEngine
-from worker.engine.memory import allocate
+from worker.engine.memory import allocate, bytes_per_token
 from worker.engine.nf4 import NF4Linear, adopt
 from worker.engine.pool import Arenas, PagePool
 from worker.engine.snapshots import Identity, SnapshotStore
@@ -38,6 +38,7 @@ from worker.engine.writer import PlainWriter, Writer
 logger = logging.getLogger(__name__)
 
 _PREFILL_CHUNK = {"cpu": 1_024, "cuda": 8_192}
+_WINDOWS_ON_CPU = 8  # documents kept in memory; more would take a laptop's for little
 _CUDA_RESERVE_BYTES = 1 << 30  # for fragments, and for what is not ours
 _GLM_1M_WINDOW, _GLM_1M_KV_HEADS = 1_048_576, 4
 
@@ -99,7 +100,8 @@ def build(
         activation_bytes = _activation_bytes(decoder, chunk)
         card_bytes = memory.card_bytes
         if card_bytes is None:
-            card_bytes = _free_bytes(target, activation_bytes)
+            window_bytes = decoder.window * bytes_per_token(decoder.shape, decoder.dtype, "exact")
+            card_bytes = _free_bytes(target, activation_bytes, most=_WINDOWS_ON_CPU * window_bytes)
         arenas = _arenas(decoder, memory, card_bytes)
         writer = _writer(decoder, arenas, max_active)
     card = ModelCard(
@@ -155,7 +157,7 @@ def _snapshots(
         template="1",
         kv_format=card.kv_format,
         kv_version=1,
-        dtype=f"{decoder.dtype} {card.weights} {card.device}{' fp8 attention' * fp8_attention}",
+        dtype=f"{decoder.dtype} {card.weights} {_name(decoder.device)}{' fp8 attention' * fp8_attention}",
         layers=decoder.shape.layers,
         kv_heads=decoder.shape.kv_heads,
         dim=decoder.shape.dim,
@@ -276,7 +278,12 @@ def _model(source: _Source, device: torch.device, weights: Weights) -> Any:
 
 
 def _describe(device: torch.device) -> str:
-    return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+    return f"{device} {_name(device)}" if device.type == "cuda" else str(device)
+
+
+def _name(device: torch.device) -> str:
+    """Of its make: what it computes is the same on every one."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _writer(decoder: Decoder, arenas: Arenas, seats: int) -> Writer:
@@ -309,10 +316,10 @@ def _activation_bytes(decoder: Decoder, chunk: int) -> int:
     return torch.cuda.max_memory_allocated(decoder.device) - held if cuda else 0
 
 
-def _free_bytes(device: torch.device, activation_bytes: int) -> int:
-    """Memory for keys and values beside the weights and a chunk's activations."""
+def _free_bytes(device: torch.device, activation_bytes: int, most: int) -> int:
+    """Memory for keys and values beside the weights and a chunk's activations, at most `most` on the CPU."""
     if device.type == "cpu":
-        return int(psutil.virtual_memory().available // 2)
+        return min(most, int(psutil.virtual_memory().available // 2))
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     return max(0, int(free - 1.25 * activation_bytes - _CUDA_RESERVE_BYTES))

@@ -253,8 +253,8 @@ class LocalEngine:
 
     def _read(self, task: Task) -> None:
         begin = time.monotonic()
-        tokens = task.read(self._chunk())
-        self._read_speed.add(tokens, time.monotonic() - begin)
+        if tokens := task.read(self._chunk()):
+            self._read_speed.add(tokens, time.monotonic() - begin)
 
     def _chunk(self) -> int:
         """A whole chunk, or what takes about `pause_s` where answers wait for it."""

@@ -72,13 +72,13 @@ class Task:
     def read(self, chunk: int) -> int:
         """Read up to the next multiple of `chunk`; the last token gives the first of the answer.
 
-        Returns how many tokens were read.
+        Returns how many tokens the model read: none, where the archive had them.
         """
         lease, prefix = self.lease, self.lease.prefix
         if prefix is not None and not prefix.complete:
             if self._archive is not None and (tokens := self._archive.fetch(prefix)):
                 lease.reused_tokens += tokens
-                return tokens
+                return 0
             start, end = prefix.read, _next(prefix.read, chunk, len(prefix.ids))
             self._decoder.read(
                 prefix.ids[start:end].tolist(), prefix.spans(0, start), prefix.spans(start, end)
