@@ -6,7 +6,6 @@ exactly where the interrupted one would have.
 
 from __future__ import annotations
 
-import logging
 import queue
 from collections import deque
 from collections.abc import Iterator
@@ -25,8 +24,6 @@ from worker.engine.pool import Arenas, PagePool, Prefix
 from worker.engine.runs import Run, joined
 from worker.engine.snapshots import ExtentRef, SnapshotStore, end_key
 
-logger = logging.getLogger(__name__)
-
 _SHORTEST = 1_024  # tokens; below this, reading again costs nothing
 _LOADED_AHEAD = 3
 _PATIENCE_S = 0.05
@@ -38,6 +35,7 @@ class _Copying:
     """Pages on their way from an arena to the store."""
 
     prefix: Prefix
+    chain: list[bytes]
     start: int
     stop: int
     room: Tensor
@@ -66,7 +64,7 @@ class Archive:
         # The first page and the end, which may fill two, are exact.
         self._room_bytes = extent_pages * arenas.body.page_bytes + 3 * arenas.exact.page_bytes
         self._pinned = pinned
-        self._keeping: list[Prefix] = []
+        self._keeping: dict[Prefix, list[bytes]] = {}  # with their chains, which take a pass over all tokens
         self._copying: _Copying | None = None
         self._fetching: dict[Prefix, _Fetching] = {}
         self._rooms: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
@@ -76,7 +74,7 @@ class Archive:
     def keep(self, prefix: Prefix) -> None:
         """Have `prefix` stored, as far as it is read and while it is held."""
         if prefix not in self._keeping and len(prefix.ids) >= _SHORTEST:
-            self._keeping.append(prefix)
+            self._keeping[prefix] = _chain(prefix)
 
     def work(self, *, patient: bool = False) -> bool:
         """Take the next small step of storing; False when there is nothing to do until more is read.
@@ -86,9 +84,11 @@ class Archive:
         self._forget_unwanted()
         if self._copying is not None:
             self._hand_over(self._copying)
-        self._keeping = [
-            prefix for prefix in self._keeping if prefix.held and prefix.kept < _chain_length(prefix)
-        ]
+        self._keeping = {
+            prefix: chain
+            for prefix, chain in self._keeping.items()
+            if prefix.held and prefix.kept < len(chain)
+        }
         return any(self._copy(prefix, _PATIENCE_S if patient else 0) for prefix in self._keeping)
 
     def fetch(self, prefix: Prefix) -> int:
@@ -134,12 +134,12 @@ class Archive:
         def done(stored: bool) -> None:
             self._rooms.put(room)
 
-        chain = _chain(copying.prefix)
-        if self._store.save(chain, copying.start, copying.stop, [_bytes(room, copying.size)], done):
+        data = _bytes(room, copying.size)
+        if self._store.save(copying.chain, copying.start, copying.stop, [data], done):
             copying.prefix.kept = copying.stop
         else:
             self._rooms.put(room)
-            self._keeping.remove(copying.prefix)  # the pages before these are not stored
+            del self._keeping[copying.prefix]  # the pages before these are not stored
 
     def _copy(self, prefix: Prefix, wait_s: float) -> bool:
         """Start to copy the next extent, if it is read, as soon as there is room for it."""
@@ -157,7 +157,7 @@ class Archive:
             data.copy_(arena.pages(run).flatten(), non_blocking=True)
             size += len(data)
         event = torch.cuda.current_stream().record_event() if self._pinned else None
-        self._copying = _Copying(prefix, start, stop, room, size, event)
+        self._copying = _Copying(prefix, self._keeping[prefix], start, stop, room, size, event)
         return True
 
     def _place(self, prefix: Prefix, ref: ExtentRef, room: Tensor) -> int:
@@ -209,10 +209,6 @@ def _put_back(rooms: queue.SimpleQueue[Tensor], room: Tensor, _: Future[None]) -
 
 def _chain(prefix: Prefix) -> list[bytes]:
     return [*prefix.keys, end_key(prefix.ids)]
-
-
-def _chain_length(prefix: Prefix) -> int:
-    return len(prefix.keys) + 1
 
 
 def _runs(prefix: Prefix, start: int, stop: int) -> Iterator[tuple[Arena, Run]]:

@@ -58,14 +58,10 @@ def reference(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tu
 
 
 def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    # KV heads as the batch and their groups as the heads: shared by strides, not by copies.
-    _, heads, queries, dim = q.shape
-    groups = (k.shape[1], heads // k.shape[1], -1, dim)
-    k, v = (x.transpose(0, 1).expand(groups[:2] + x.shape[2:]) for x in (k, v))
     output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q.reshape(groups), k, v, 0.0, causal, scale=scale
+        *_by_group(q, k, v), 0.0, causal, scale=scale
     )
-    return output.reshape(q.shape), lse.reshape(1, heads, queries)
+    return output.reshape(q.shape), lse.reshape(q.shape[:3])
 
 
 def _flash_cuda(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
@@ -77,14 +73,17 @@ def _flash_cuda(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> 
 
 
 def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    # KV heads as the batch and their groups as the heads: shared by strides, not by copies.
-    _, heads, queries, dim = q.shape
-    groups = (k.shape[1], heads // k.shape[1], -1, dim)
-    k, v = (x.transpose(0, 1).expand(groups[:2] + x.shape[2:]) for x in (k, v))
     output, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
-        q.reshape(groups), k, v, None, True, 0.0, causal, False, scale=scale
+        *_by_group(q, k, v), None, True, 0.0, causal, False, scale=scale
     )
-    return output.reshape(q.shape), lse.reshape(1, heads, queries)
+    return output.reshape(q.shape), lse.reshape(q.shape[:3])
+
+
+def _by_group(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """KV heads as the batch and their groups as the heads: shared by strides, not by copies."""
+    groups = k.shape[1], q.shape[1] // k.shape[1]
+    k, v = (x.transpose(0, 1).expand(groups + x.shape[2:]) for x in (k, v))
+    return q.reshape(groups + q.shape[2:]), k, v
 
 
 def _repeat_heads(x: Tensor, heads: int) -> Tensor:
