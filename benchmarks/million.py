@@ -12,6 +12,8 @@ import gc
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -252,6 +254,31 @@ def tiers(bench: Bench, tokens: int, format: str) -> dict[str, Any]:
     return found
 
 
+def killed(bench: Bench, tokens: int, format: str) -> dict[str, Any]:
+    """How much is read again after a reader of its own process was killed at 60 %."""
+    folder = Path("/tmp/unabridged-killed")
+    mark = folder / "read"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "benchmarks.million", "--json", os.devnull, f"die:{tokens}:{format}"]
+    status = subprocess.run(command, check=False).returncode
+    at = int(mark.read_text())
+    with bench.engine(format, tokens, disk_folder=folder, disk_bytes=1 << 40) as engine:
+        answer = ask(engine, document(tokens), 0, 2)
+    shutil.rmtree(folder)
+    reused = answer["reused_tokens"]
+    return {"status": status, "killed_at": at, "read_again": (at - reused) / tokens, "after": answer}
+
+
+def die(bench: Bench, tokens: int, format: str) -> None:
+    """The reader that is killed: by itself, without any warning, at 60 %."""
+    folder = Path("/tmp/unabridged-killed")
+    with bench.engine(format, tokens, disk_folder=folder, disk_bytes=1 << 40) as engine:
+        for event in engine.submit(Request(document(tokens), document(24), Sampling(max_tokens=2))):
+            if isinstance(event, ReadProgress) and event.tokens_read >= 0.6 * tokens:
+                (folder / "read").write_text(str(event.tokens_read))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
 def profile(bench: Bench, tokens: int, format: str) -> dict[str, Any]:
     """Where the time of a chunk and of a few written tokens goes, by kernel, in ms."""
     from torch.profiler import ProfilerActivity
@@ -312,6 +339,8 @@ PARTS: dict[str, Callable[..., Any]] = {
     "write": write,
     "three": three,
     "tiers": tiers,
+    "killed": killed,
+    "die": die,
 }
 
 

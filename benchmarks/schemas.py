@@ -31,7 +31,16 @@ from benchmarks import report
 from jobs.params import ExtractParams
 from settings import Settings
 from worker.dictation import dictate
-from worker.engine import Engine, EngineError, Sampling, Turn, UnsupportedSchema, check_schema, load_engine
+from worker.engine import (
+    Engine,
+    EngineError,
+    MemoryOptions,
+    Sampling,
+    Turn,
+    UnsupportedSchema,
+    check_schema,
+    load_engine,
+)
 from worker.errors import OutputCutOff
 from worker.prompts import Prompts
 from worker.reader import Reader, deadline_in
@@ -133,7 +142,9 @@ def tried(engine: Engine, section: Section, schema: dict[str, Any]) -> dict[str,
 def measure(folders: list[Path], reals: int, made: int) -> dict[str, Any]:
     schemas = [(f"generated {seed}", generated(seed)) for seed in range(made)]
     schemas += list(real(folders))[:reals]
-    engine = load_engine(cache_dir=Settings().cache, device="cpu", kv_budget_bytes=KV_BYTES)
+    engine = load_engine(
+        cache_dir=Settings().cache, device="cpu", memory=MemoryOptions("exact", card_bytes=KV_BYTES)
+    )
     section = Section("You answer from the text.", engine.tokenizer)
     section.add(0, 0, "", TEXT)
     try:
