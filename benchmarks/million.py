@@ -40,6 +40,7 @@ from worker.engine.pool import Prefix, body_keys
 GIB = 2**30
 CHUNK = 8_192
 _TAIL_ROOM = 3 << 29
+_EXACT_ROOM = 5 << 30  # at most, of a packed budget (`memory`)
 _CONTEXT = 3 << 28  # what CUDA itself takes of a card
 _WORKING = 9 << 29  # activations, buffers, graphs
 _SHAPE = Shape(40, 4, 128)
@@ -77,8 +78,8 @@ class Bench:
         options = {"host_bytes": 0} | options
         fp8 = options.pop("fp8", False)
         body = bytes_per_token(_SHAPE, torch.bfloat16, format)  # type: ignore[arg-type]
-        # A packed budget gives up to an eighth to exact pages.
-        room = documents * tokens * body * 8 // 7 + _TAIL_ROOM
+        room = documents * tokens * body
+        room += _TAIL_ROOM if format == "exact" else min(_EXACT_ROOM, room // 7) + (1 << 28)
         engine = build(
             self.model,
             fake_tokenizer(),

@@ -33,7 +33,7 @@ from worker.engine.pool import Arenas, PagePool
 from worker.engine.snapshots import Identity, SnapshotStore
 from worker.engine.tokenizer import PromptTokenizer
 from worker.engine.types import MemoryOptions, ModelCard, Weights
-from worker.engine.writer import PlainWriter, Writer
+from worker.engine.writer import PlainWriter, Writer, widths
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def build(
         raise ModelLoadError("FP8 attention needs a Hopper card; read exactly.")
     with torch.inference_mode():
         if target.type == "cuda":
-            compile_layers(model, {(1, chunk), (max_active, 1)})
+            compile_layers(model, {(1, chunk)} | {(seats, 1) for seats in widths(max_active)})
             decoder.warm_up(chunk, fp8=fp8_attention)
         activation_bytes = _activation_bytes(decoder, chunk)
         card_bytes = memory.card_bytes

@@ -126,7 +126,7 @@ class FakeEngine:
             return Capacity(
                 tokens_fit=self.card.window,
                 tokens_fit_in={"exact": self.card.window},
-            kv_bytes_total=self.card.window * _KV_BYTES_PER_TOKEN,
+                kv_bytes_total=self.card.window * _KV_BYTES_PER_TOKEN,
                 kv_bytes_used=sum(self._read.values()) * _KV_BYTES_PER_TOKEN,
                 prefixes_held=len(self._read),
                 active=states.count("active"),

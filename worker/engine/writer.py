@@ -25,6 +25,11 @@ class Writer(Protocol):
         ...
 
 
+def widths(seats: int) -> list[int]:
+    """For how many requests at once a step is prepared: one alone is common, and cheaper than all `seats`."""
+    return sorted({1, seats})
+
+
 class PlainWriter:
     """Runs the model as it is: for the CPU, and for cards that compile nothing."""
 

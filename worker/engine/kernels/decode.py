@@ -25,7 +25,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.target_info import cuda_capability_geq
 
 from worker.engine.formats import PAGE, PackedFormat
 from worker.engine.kernels.plan import COLUMNS
@@ -37,23 +36,14 @@ _LN_2 = tl.constexpr(0.6931471805599453)
 FP8_LIFT = tl.constexpr(2.0**120)
 
 
-def _int4_planes(subtract: str) -> tl.constexpr:
-    """For each plane: one code of two words in a register, put where 128.0 has room for it: 128 + 2 code."""
-    return tl.constexpr(
-        tuple(
-            "{ .reg .b32 t, u; mov.b32 u, 0x430F430F; "
-            + ("shl.b32 t, $1, 1;" if plane == 0 else f"shr.b32 t, $1, {4 * plane - 1};")
-            + f" lop3.b32 t, t, 0x001E001E, 0x43004300, 0xEA; {subtract} }}"
-            for plane in range(4)
-        )
+# For each plane: one code of two words in a register, put where 128.0 has room for it: 128 + code.
+_INT4_PLANES = tl.constexpr(
+    tuple(
+        f"{{ .reg .b32 t; shr.b32 t, $1, {4 * plane}; lop3.b32 $0, t, 0x000F000F, 0x43004300, 0xEA; }}"
+        for plane in range(4)
     )
-
-
-_INT4_PLANES = _int4_planes("sub.rn.bf16x2 $0, t, u;")
-# Below compute capability 9 bf16 cannot be subtracted, only multiplied and added.
-_INT4_PLANES_BEFORE_9 = _int4_planes(
-    "{ .reg .b32 one; mov.b32 one, 0x3F803F80; neg.bf16x2 u, u; fma.rn.bf16x2 $0, t, one, u; }"
 )
+INT4_ZERO = tl.constexpr(128 + 7.5)  # there, the value between the two middle codes
 # e4m3's sign, exponent and mantissa under bf16's wider exponent: the value is 2**120 too small.
 _FP8_PLANES = tl.constexpr(
     tuple(
@@ -87,15 +77,14 @@ _E4M3_OF_INT4 = tl.constexpr(
 
 @triton.jit
 def plane_of(words, plane: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr):
-    """One code of each 16-bit word, in bf16: an odd integer from -15 to 15, or e4m3 times 2**-120."""
+    """One code of each 16-bit word, in bf16: a 4-bit code plus 128, or e4m3 times 2**-120."""
     if ASM:
-        int4: tl.constexpr = _INT4_PLANES if cuda_capability_geq(9, 0) else _INT4_PLANES_BEFORE_9
-        table: tl.constexpr = int4 if PLANES == 4 else _FP8_PLANES
+        table: tl.constexpr = _INT4_PLANES if PLANES == 4 else _FP8_PLANES
         codes = tl.inline_asm_elementwise(
             table[plane], "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2
         )
     elif PLANES == 4:
-        codes = (2 * ((words >> (4 * plane)) & 15) - 15).to(tl.float32).to(tl.bfloat16)
+        codes = (((words >> (4 * plane)) & 15) + 128).to(tl.float32).to(tl.bfloat16)
     else:
         byte = (words >> (8 * plane)) & 0xFF
         codes = (((byte & 0x80) << 8) | ((byte & 0x7F) << 4)).to(tl.int16).to(tl.bfloat16, bitcast=True)
@@ -233,11 +222,13 @@ def _attend_packed(
         words = tl.arange(0, WORDS)
         dims = tl.arange(0, DIM)
         queries = ()
+        zero = tl.zeros([N], tl.float32)  # what 4-bit codes of no size would score
         for plane in tl.static_range(PLANES):
             if PLANES == 4:
                 whole = _queries(q, row, kv_head, dims, HEADS, GROUP, N, DIM)
                 # The zero is read anew for each unit, lest the matrix be kept in registers across them.
-                part = tl.dot(walsh(plane * WORDS + tl.load(row + 7) + words, DIM), whole) * DIM**-0.5
+                part = tl.dot(walsh(plane * WORDS + tl.load(row + 7) + words, DIM), whole) * (2 * DIM**-0.5)
+                zero += INT4_ZERO * tl.sum(part.to(tl.bfloat16).to(tl.float32), 0)
             else:
                 part = _queries(q, row, kv_head, plane * WORDS + words, HEADS, GROUP, N, DIM).to(tl.float32)
                 part *= FP8_LIFT / 1024  # 1024: queries up to 2**17 stay finite
@@ -261,7 +252,7 @@ def _attend_packed(
             weights = ()
             for group in tl.static_range(PLANES):
                 k = tl.load((at_codes + (group * TOKENS + at % TOKENS) * WORDS)[:, None] + words[None, :])
-                s = tl.zeros([TOKENS * PAGES, N], tl.float32)
+                s = tl.zeros([TOKENS * PAGES, N], tl.float32) - zero[None, :]
                 for plane in tl.static_range(PLANES):
                     s = tl.dot(plane_of(k, plane, PLANES, ASM), queries[plane], s)
                 pair = tl.load(at_scales + group * TOKENS)
@@ -278,14 +269,21 @@ def _attend_packed(
             fade = tl.exp2(peak - new_peak)
             out *= fade[None, :]
             sums = tl.zeros([TOKENS * PAGES, N], tl.float32)
+            weighted = tl.zeros([TOKENS * PAGES, N], tl.float32)
+            probabilities = ()
             for group in tl.static_range(PLANES):
                 p = tl.exp2(scores[group] - new_peak[None, :])
                 sums += p
                 p = (p * weights[group][:, None]).to(tl.bfloat16)
-                out = tl.dot(plane_of(v, group, PLANES, ASM), p, out)
+                weighted += p.to(tl.float32)
+                probabilities = probabilities + (p,)
+            if PLANES == 4:  # at each step, lest the sums grow large beside what is left of them
+                out -= (INT4_ZERO * tl.sum(weighted, 0))[None, :]
+            for group in tl.static_range(PLANES):
+                out = tl.dot(plane_of(v, group, PLANES, ASM), probabilities[group], out)
             total = total * fade + tl.sum(sums, 0)
             peak = new_peak
-        out = out / tl.where(total > 0, total, 1.0)[None, :]
+        out *= (PLANES // 2 / tl.where(total > 0, total, 1.0))[None, :]
         _write_packed(out, row, kv_head, parts, max_parts, HEADS, GROUP, N, DIM, PLANES)
         _write_lse(peak, total, row, kv_head, parts_lse, max_parts, HEADS, GROUP, N)
 
@@ -336,7 +334,7 @@ def _attend_exact_wide(
 
 @triton.jit
 def _codes(at, row, column, PLANES: tl.constexpr, ASM: tl.constexpr):
-    """A page's codes of one side, in fp16: rows along one axis, a row's words in their order.
+    """A page's codes of one side, in e4m3: rows along one axis, a row's words in their order.
 
     Element e of n in a row is element e // planes + n / planes * (e % planes) of what was packed.
     """
@@ -347,7 +345,18 @@ def _codes(at, row, column, PLANES: tl.constexpr, ASM: tl.constexpr):
         words = tl.load(at + row[:, None] * WORDS + tl.arange(0, WORDS)[None, :])
         a, b, c, d = _four_of(words, ASM)
         codes = tl.join(tl.join(a, c), tl.join(b, d)).reshape(row.shape[0], column.shape[0])
-    return codes.to(tl.float16)
+    return codes
+
+
+@triton.jit
+def _halves(x):
+    """x, at most 448, as the sum of two e4m3: eight bits, as bf16 has.
+
+    The first is rounded by hand: converted back from e4m3 by Triton 3.6 it is not always a number.
+    """
+    bits = x.to(tl.int32, bitcast=True)
+    high = ((bits + 0x80000) & -0x100000).to(tl.float32, bitcast=True)
+    return high.to(tl.float8e4nv), (x - high).to(tl.float8e4nv)
 
 
 @triton.jit
@@ -375,9 +384,11 @@ def _attend_packed_wide(
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr,
     STAGES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """`_attend_packed` with queries as the left operand, a page at a time.
+    """`_attend_packed` with queries as the left operand, a page at a time, on the FP8 tensor cores.
 
-    Dims of keys and tokens of values are taken in the order of their codes, and queries and keys follow suit.
+    Codes go there as they are, queries and probabilities as two e4m3 each. Those cores keep some 14 bits of a
+    sum, so a page is summed there and pages in fp32. Dims of keys and tokens of values are taken in the order
+    of their codes, and queries and keys follow suit.
     """
     HEADS: tl.constexpr = KV_HEADS * GROUP
     BYTES: tl.constexpr = PLANES // 2  # elements of `codes` are bytes of e4m3, or words of four codes
@@ -399,34 +410,32 @@ def _attend_packed_wide(
         else:
             query = tl.trans(_queries(q, row, kv_head, order, HEADS, GROUP, N, DIM)).to(tl.float32)
         size = tl.maximum(tl.max(tl.abs(query), 1), 1e-30)
-        query = (query * (256 / size)[:, None]).to(tl.float16)
+        query, rest = _halves(query * (256 / size)[:, None])
         factor = size * (scale * _LOG2_E * UNIT / 256)
-        peak = tl.full([N], float("-inf"), tl.float32)  # before `factor`
+        peak = tl.full([N], float("-inf"), tl.float32)
         total = tl.zeros([N], tl.float32)
-        out = tl.zeros([N, DIM], tl.float32)  # in units of `grain`
-        grain = 1.0
+        out = tl.zeros([N, DIM], tl.float32)
         for number in tl.range(0, pages, num_stages=STAGES):
             page = (first + number).to(tl.int64)
             at_codes = codes + page * (2 * SIDE) + kv_head * (SIDE // KV_HEADS)
             pair = tl.load(scales + (page * KV_HEADS + kv_head) * _PAGE + token)
-            k = _codes(at_codes, token, dims, PLANES, ASM)
-            v = _codes(at_codes + SIDE, dims, at, PLANES, ASM)
-            s = tl.dot(query, tl.trans(k))
-            s *= (pair << 16).to(tl.float32, bitcast=True)[None, :]
-            new_peak = tl.maximum(peak, tl.max(s, 1))
-            p = tl.exp2(s * factor[:, None] - (new_peak * factor)[:, None])
-            fade = tl.exp2((peak - new_peak) * factor)
-            total = total * fade + tl.sum(p, 1)
+            k = tl.trans(_codes(at_codes, token, dims, PLANES, ASM))
+            v = tl.trans(_codes(at_codes + SIDE, dims, at, PLANES, ASM))
+            s = tl.dot(rest, k, tl.dot(query, k)) * (pair << 16).to(tl.float32, bitcast=True)[None, :]
+            highest = tl.max(s, 1) * factor
+            p = tl.exp2(s * factor[:, None] - highest[:, None])
+            new_peak = tl.maximum(peak, highest)
+            fade, share = tl.exp2(peak - new_peak), tl.exp2(highest - new_peak)
+            total = total * fade + tl.sum(p, 1) * share
             weights = (pair & -65536).to(tl.float32, bitcast=True)
             largest = tl.maximum(tl.max(weights, 0), 2.0**-60)
-            p *= (weights * (256 / largest))[None, :]
-            out *= (fade * (grain / largest))[:, None]
-            out = tl.dot(p.to(tl.float16), tl.trans(v), out)
-            grain = largest
+            high, low = _halves(p * (weights * (256 / largest))[None, :])
+            here = tl.dot(low, v, tl.dot(high, v))
+            out = out * fade[:, None] + here * (share * (largest * UNIT / 256))[:, None]
             peak = new_peak
-        out *= (grain * (UNIT / 256) / tl.where(total > 0, total, 1.0))[:, None]
+        out /= tl.where(total > 0, total, 1.0)[:, None]
         _write_packed(tl.trans(out), row, kv_head, parts, max_parts, HEADS, GROUP, N, DIM, PLANES)
-        _write_lse(peak * factor, total, row, kv_head, parts_lse, max_parts, HEADS, GROUP, N)
+        _write_lse(peak, total, row, kv_head, parts_lse, max_parts, HEADS, GROUP, N)
 
 
 @triton.jit(do_not_specialize=["max_parts"], do_not_specialize_on_alignment=["counts"])

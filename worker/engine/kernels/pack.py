@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from worker.engine.formats import FP8_TOP, INT4_REACH, PAGE, PackedFormat
-from worker.engine.kernels.decode import FP8_LIFT, plane_of, walsh
+from worker.engine.kernels.decode import FP8_LIFT, INT4_ZERO, plane_of, walsh
 
 _PAGE = tl.constexpr(PAGE)
 _INT4_REACH = tl.constexpr(INT4_REACH)
@@ -101,6 +101,12 @@ def _pack_values(values, codes, scales, KV_HEADS: tl.constexpr, DIM: tl.constexp
 
 
 @triton.jit
+def _zero(DIM: tl.constexpr):
+    """What 4-bit codes of no size are once rotated."""
+    return tl.where(tl.arange(0, DIM) == 0, INT4_ZERO * DIM, 0.0)
+
+
+@triton.jit
 def _unpack_keys(
     codes, scales, keys, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr
 ):
@@ -113,12 +119,12 @@ def _unpack_keys(
     scale = tl.load(scales + ((page * KV_HEADS + head) * _PAGE + token) * 2).to(tl.float32)[:, None]
     rows = keys + ((page * _PAGE + token) * KV_HEADS + head)[:, None] * DIM
     if PLANES == 4:
-        x = tl.zeros([_PAGE, DIM], tl.float32)
+        x = tl.zeros([_PAGE, DIM], tl.float32) - _zero(DIM)[None, :]
         for plane in tl.static_range(PLANES):
             x = tl.dot(
                 plane_of(words, plane, PLANES, ASM), walsh(plane * WORDS + tl.arange(0, WORDS), DIM), x
             )
-        x *= scale * DIM**-0.5
+        x *= scale * (2 * DIM**-0.5)
         tl.store(rows + tl.arange(0, DIM)[None, :], x.to(keys.dtype.element_ty))
     else:
         for plane in tl.static_range(PLANES):
@@ -141,7 +147,8 @@ def _unpack_values(
         scale = tl.load(scales + ((page * KV_HEADS + head) * _PAGE + token) * 2 + 1).to(tl.float32)[:, None]
         x = plane_of(words, plane, PLANES, ASM)
         if PLANES == 4:
-            x = tl.dot(x, walsh(dims, DIM)) * (scale * DIM**-0.5)
+            x = tl.dot(x, walsh(dims, DIM), tl.zeros([TOKENS, DIM], tl.float32) - _zero(DIM)[None, :])
+            x *= scale * (2 * DIM**-0.5)
         else:
             x = x.to(tl.float32) * FP8_LIFT * scale
         rows = values + ((page * _PAGE + token) * KV_HEADS + head)[:, None] * DIM
