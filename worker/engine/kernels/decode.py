@@ -388,7 +388,8 @@ def _attend_packed_wide(
 
     Codes go there as they are, queries and probabilities as two e4m3 each. Those cores keep some 14 bits of a
     sum, so a page is summed there and pages in fp32. Dims of keys and tokens of values are taken in the order
-    of their codes, and queries and keys follow suit.
+    of their codes, and queries follow suit. Keys are taken in an order that leaves each thread with those
+    probabilities that it has to give to the next product (FlashAttention-3, arXiv:2407.08608, section 3.3).
     """
     HEADS: tl.constexpr = KV_HEADS * GROUP
     BYTES: tl.constexpr = PLANES // 2  # elements of `codes` are bytes of e4m3, or words of four codes
@@ -403,7 +404,8 @@ def _attend_packed_wide(
         dims = tl.arange(0, DIM)
         order = dims // PLANES + DIM // PLANES * (dims % PLANES)
         at = tl.arange(0, _PAGE)
-        token = at // PLANES + _PAGE // PLANES * (at % PLANES)
+        code = at // 16 * 16 + at // 2 % 4 * 4 + at // 8 % 2 * 2 + at % 2
+        token = code // PLANES + _PAGE // PLANES * (code % PLANES)
         if PLANES == 4:
             whole = tl.trans(_queries(q, row, kv_head, dims, HEADS, GROUP, N, DIM))
             query = tl.dot(whole, tl.trans(walsh(order + tl.load(row + 7), DIM))) * DIM**-0.5
@@ -428,8 +430,10 @@ def _attend_packed_wide(
             fade, share = tl.exp2(peak - new_peak), tl.exp2(highest - new_peak)
             total = total * fade + tl.sum(p, 1) * share
             weights = (pair & -65536).to(tl.float32, bitcast=True)
-            largest = tl.maximum(tl.max(weights, 0), 2.0**-60)
-            high, low = _halves(p * (weights * (256 / largest))[None, :])
+            # Of every row, lest warps wait for each other.
+            largest = tl.maximum(tl.max(tl.broadcast_to(weights[None, :], (N, _PAGE)), 1), 2.0**-60)
+            p *= weights[None, :] * (256 / largest)[:, None]
+            high, low = _halves(p.reshape(N, _PAGE // 16, 2, 4, 2).permute(0, 1, 3, 2, 4).reshape(N, _PAGE))
             here = tl.dot(low, v, tl.dot(high, v))
             out = out * fade[:, None] + here * (share * (largest * UNIT / 256))[:, None]
             peak = new_peak
@@ -484,7 +488,7 @@ class Launch:
     block: int  #: keys a step: tokens of the exact arena, pages of a packed one
     stages: int  #: blocks in flight
     warps: int
-    wide: bool = False  #: queries are the left operand, in bf16 for the exact arena and fp16 for packed ones
+    wide: bool = False  #: queries are the left operand; for packed arenas as two e4m3
 
 
 #: (planes of a word, queries of a KV head): measured on an H200; planes 1 is the exact arena.
@@ -497,9 +501,9 @@ LAUNCHES = {
     (2, 8): Launch(per_sm=3, block=1, stages=3, warps=4),
     (2, 16): Launch(per_sm=4, block=1, stages=2, warps=2),
     (2, 32): Launch(per_sm=2, block=1, stages=3, warps=4),
-    (2, 64): Launch(per_sm=2, block=1, stages=3, warps=4),
+    (2, 64): Launch(per_sm=2, block=1, stages=3, warps=4, wide=True),
     (2, 128): Launch(per_sm=1, block=1, stages=2, warps=8),
-    (4, 8): Launch(per_sm=2, block=4, stages=2, warps=4),
+    (4, 8): Launch(per_sm=3, block=2, stages=3, warps=4),
     (4, 16): Launch(per_sm=4, block=2, stages=2, warps=2),
     (4, 32): Launch(per_sm=2, block=2, stages=2, warps=4),
     (4, 64): Launch(per_sm=2, block=1, stages=3, warps=4, wide=True),
