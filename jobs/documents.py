@@ -19,6 +19,9 @@ from jobs.queues import CPU, PARSE
 from jobs.status import UNFINISHED, DocumentStatus, Status
 from jobs.tables import DocumentRow, JobDocumentRow, JobRow
 
+#: Ids in one question to the database; it takes some ten thousand.
+_ASKED_AT_ONCE = 1_000
+
 
 class Documents:
     """The documents in the record."""
@@ -85,6 +88,18 @@ class Documents:
         """
         with self._database.reading() as session:
             return self._found(session.get(DocumentRow, document_id), document_id)
+
+    def existing(self, document_ids: Iterable[str]) -> set[str]:
+        """Those of the ids that documents have."""
+        ids = list(document_ids)
+        with self._database.reading() as session:
+            return {
+                found
+                for at in range(0, len(ids), _ASKED_AT_ONCE)
+                for found in session.scalars(
+                    select(DocumentRow.id).where(DocumentRow.id.in_(ids[at : at + _ASKED_AT_ONCE]))
+                )
+            }
 
     def locked(
         self, session: Session, document_ids: Iterable[str], *, to_read: bool = False

@@ -20,7 +20,7 @@ WINDOW = 16_384
 LAYERS, KV_HEADS, DIM = 2, 2, 32
 
 
-def tiny_model() -> Any:
+def tiny_model(head_dim: int = DIM) -> Any:
     """The same each time; it writes bytes."""
     torch.manual_seed(0)
     config = GlmConfig(
@@ -30,7 +30,7 @@ def tiny_model() -> Any:
         num_hidden_layers=LAYERS,
         num_attention_heads=2,
         num_key_value_heads=KV_HEADS,
-        head_dim=DIM,
+        head_dim=head_dim,
         max_position_embeddings=WINDOW,
         pad_token_id=None,
         initializer_range=0.1,

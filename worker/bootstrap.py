@@ -53,7 +53,10 @@ class ModelWorker:
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def announce(self, every_s: float = 5.0) -> None:
-        """Answer a first token, then say every few seconds that this worker is ready."""
+        """Answer a first token, then say every few seconds that this worker is ready.
+
+        As often, what was read of documents that were deleted meanwhile is given up.
+        """
         _first_token(self.engine)
         self._say()
         threading.Thread(target=self._keep_saying, args=(every_s,), name="announce", daemon=True).start()
@@ -82,6 +85,7 @@ class ModelWorker:
                 return
             try:
                 self._say()
+                self.pipeline.forget_deleted()
             except Exception:  # the database is away; say it when it is back
                 log.warning("announce_failed", exc_info=True)
 

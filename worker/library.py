@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from jobs.record import Record
@@ -61,6 +61,18 @@ class Library:
             if len(self._layouts) > KEPT:
                 self._layouts.popitem(last=False)
         return layout
+
+    @property
+    def document_ids(self) -> set[str]:
+        """Of the layouts kept."""
+        with self._lock:
+            return {document_id for documents, *_ in self._layouts for document_id in documents}
+
+    def forget(self, document_ids: Collection[str]) -> None:
+        """Drop the layouts of any of these documents."""
+        with self._lock:
+            for key in [key for key in self._layouts if not set(key[0]).isdisjoint(document_ids)]:
+                del self._layouts[key]
 
     def _new(self, document_ids: Sequence[str], budget: int, *, side_by_side: bool) -> Layout:
         rows = [self._record.documents.get(document_id) for document_id in document_ids]

@@ -71,6 +71,14 @@ class Pipeline:
         except Exception as exc:
             self._end(job, exc)
 
+    def forget_deleted(self) -> None:
+        """Give up what is kept here and in the engine of documents that were deleted."""
+        kept = self._library.document_ids | self._engine.owners()
+        if gone := kept - self._record.documents.existing(kept):
+            self._library.forget(gone)
+            self._engine.forget(gone)
+            log.info("documents_forgotten", document_ids=sorted(gone))
+
     def _end(self, job: JobRow, exc: Exception) -> None:
         """Write down why a job ended without a result."""
         ledger = self._record.ledger

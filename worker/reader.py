@@ -124,6 +124,7 @@ class Reader:
             sampling=sampling,
             mask=mask,
             deadline=self.deadline,
+            owners=frozenset(section.document_ids if section else ()),
         )
         if draft is not None:
             self._drafts[draft] = ""

@@ -54,6 +54,7 @@ class Section:
     system: str
     tokenizer: PromptTokenizer
     pieces: list[Piece] = field(default_factory=list)
+    document_ids: set[str] = field(default_factory=set)  #: of what its text is from
     _texts: list[str] = field(default_factory=list)
     _length: int = 0
 
@@ -207,6 +208,7 @@ def _lay_out(
         gap = "\n\n" if section.pieces else ""
         title = f"Document {number + 1}: {source.filename}\n\n" if number != last else ""
         section.add(number, index, f"{gap}{title}[{source.place(index)}]\n", text)
+        section.document_ids.add(source.document_id)
         last = number
     return section
 

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from tiny import CHUNK, Permits, Record, Tiny, ask, document, finish
 
-from worker.engine import EngineStopped
+from worker.engine import EngineStopped, Request
 from worker.engine.archive import Archive
 from worker.engine.formats import PAGE
 from worker.engine.kv import ExactArena, Shape, put
@@ -218,7 +218,7 @@ class Shelf:
         identity = Identity("m", "1", "t", "1", "exact", 1, "float32", shape.layers, 1, shape.dim, 1)
         arenas = Arenas("exact", ExactArena(shape, 400, dtype=torch.float32))
         self.pool = PagePool(arenas)
-        self.store = SnapshotStore(folder, identity=identity, capacity_bytes=1 << 30, **options)
+        self.store = SnapshotStore(folder, identity=identity, **({"capacity_bytes": 1 << 30} | options))
         self.archive = Archive(self.store, self.pool, arenas, extent_pages=extent_pages, pinned=False)
 
     def acquire(self, ids: Sequence[int]) -> tuple[Lease, Prefix]:
@@ -313,3 +313,144 @@ def test_a_document_read_faster_than_the_disk_takes_it_is_stored_whole(
     first.read(ids, 1.0)
     first.store_all()
     assert shelf().fetch(ids).complete
+
+
+class Disk:
+    """Full when those writes are about to be made."""
+
+    def __init__(self, *refused: int) -> None:
+        self._refused = refused
+        self._writes = 0
+
+    def __call__(self, folder: Path) -> Usage:
+        self._writes += 1
+        return Usage(1 << 40, 0 if self._writes - 1 in self._refused else 1 << 39)
+
+
+class Usage(NamedTuple):
+    total: int
+    free: int
+
+
+@pytest.mark.parametrize("refused", [(0,), (5,), (38,), range(3, 60)])
+def test_what_the_disk_refused_is_stored_with_the_next_request(
+    refused: Sequence[int], shelf: Callable[..., Shelf]
+) -> None:
+    ids = document(20_000)
+    first = shelf(disk_usage=Disk(*refused), writers=1)
+    prefix = first.read(ids, 1.0)
+    for _ in range(60):  # as many refusals, at most
+        first.store_all()
+        first.archive.keep(prefix)
+    fetched = shelf().fetch(ids)
+    assert fetched.complete
+    assert values(fetched) == {1.0}
+
+
+def test_a_disk_that_stays_full_ends_the_storing_and_nothing_else(
+    shelf: Callable[..., Shelf], tmp_path: Path
+) -> None:
+    first = shelf(disk_usage=lambda folder: Usage(1 << 40, 0))
+    prefix = first.read(document(20_000), 1.0)
+    for _ in range(3):
+        first.store_all()
+        first.archive.keep(prefix)
+    assert not extents(tmp_path)
+
+
+def test_what_is_stored_meanwhile_never_takes_the_place_of_what_is_being_fetched(
+    shelf: Callable[..., Shelf], tmp_path: Path
+) -> None:
+    ids = document(20_000)
+    first = shelf()
+    first.read(ids, 1.0)
+    first.store_all()
+    full = sum(path.stat().st_size for path in extents(tmp_path))
+    second = shelf(capacity_bytes=full)
+    _, prefix = second.acquire(ids)
+    assert second.archive.fetch(prefix)
+    second.read(document(10_000, seed=1), 2.0)
+    second.store_all()
+    while not prefix.complete and second.archive.fetch(prefix):
+        pass
+    assert prefix.complete
+    second.read(document(10_000, seed=2), 3.0)  # what was fetched may go
+    second.store_all()
+    assert second.store.usage().bytes <= full
+    assert shelf().fetch(document(10_000, seed=2)).complete
+
+
+def named(ids: Sequence[int], *owners: str, **options: Any) -> Request:
+    return ask(ids, owners=frozenset(owners), **options)
+
+
+def forget(tiny: Tiny, owner: str) -> None:
+    """As a worker does: again until nothing is left."""
+    deadline = time.monotonic() + 60
+    while owner in tiny.engine.owners():
+        assert time.monotonic() < deadline, f"{owner} is not forgotten"
+        tiny.engine.forget({owner})
+        time.sleep(0.005)
+
+
+def test_what_was_read_of_a_forgotten_owner_leaves_memory_and_disk(opened: Open, tmp_path: Path) -> None:
+    secret, other = document(2_500), document(2_500, seed=1)
+    before = opened()
+    finish(before.engine.submit(named(secret, "secret")))
+    finish(before.engine.submit(named([*other, *secret], "other", "secret")))
+    finish(before.engine.submit(named(other, "other")))
+    wait_for_extents(tmp_path, 11)
+    assert before.engine.owners() == {"secret", "other"}
+    forget(before, "secret")
+    assert before.engine.capacity().prefixes_held == 1
+    assert finish(before.engine.submit(named(other, "other"))).usage.reused_tokens == 2_500
+    wait_for_extents(tmp_path, 5)
+    before.engine.close()
+    after = opened()
+    assert after.engine.owners() == {"other"}
+    assert finish(after.engine.submit(named(other, "other"))).usage.reused_tokens == 2_500
+    assert finish(after.engine.submit(named(secret, "secret"))).usage.reused_tokens == 0
+
+
+def test_an_owner_may_be_forgotten_after_a_restart_and_under_another_model(
+    opened: Open, tmp_path: Path
+) -> None:
+    before = opened()
+    finish(before.engine.submit(named(document(2_500), "secret")))
+    wait_for_extents(tmp_path, 5)
+    before.engine.close()
+    after = opened(revision="2")
+    assert after.engine.owners() == {"secret"}
+    after.engine.forget({"secret"})
+    assert not extents(tmp_path)
+
+
+def test_what_is_in_use_is_forgotten_when_it_is_no_longer(opened: Open, tmp_path: Path) -> None:
+    permits = threading.Semaphore(0)
+    tiny = opened(permits=permits)
+    answer = tiny.engine.submit(named(document(2_500), "secret"))
+    permits.release(3)
+    wait_for_extents(tmp_path, 2)
+    tiny.engine.forget({"secret"})
+    permits.release(100)
+    assert finish(answer).reason == "length"
+    forget(tiny, "secret")
+    assert tiny.engine.capacity().prefixes_held == 0
+    assert not extents(tmp_path)
+
+
+def test_a_document_whose_beginning_went_with_another_is_stored_again(opened: Open, tmp_path: Path) -> None:
+    begin = document(1_300)
+    secret, other = [*begin, *document(1_200, seed=1)], [*begin, *document(1_200, seed=2)]
+    before = opened()
+    finish(before.engine.submit(named(secret, "secret")))
+    wait_for_extents(tmp_path, 5)
+    finish(before.engine.submit(named(other, "other")))
+    wait_for_extents(tmp_path, 8)
+    forget(before, "secret")
+    assert finish(before.engine.submit(named(other, "other"))).usage.reused_tokens == 2_500
+    wait_for_extents(tmp_path, 5)
+    before.engine.close()
+    after = opened()
+    assert finish(after.engine.submit(named(other, "other"))).usage.reused_tokens == 2_500
+    assert_same_answer(after, before)

@@ -47,7 +47,9 @@ NEVER = 10_000  # no model says this, so answers have the length asked for
 class Watch:
     """Counts the tokens of every forward pass, and lets through only as many passes as permitted."""
 
-    def __init__(self, model: Any, permits: int | None) -> None:
+    def __init__(self, model: Any, permits: int | None, most_seats: int) -> None:
+        self._most_seats = most_seats
+        self.refused = 0
         self.passes: list[int] = []
         self.permits = None if permits is None else threading.Semaphore(permits)
         model.get_input_embeddings().register_forward_hook(self._seen)
@@ -57,6 +59,9 @@ class Watch:
             assert self.permits.acquire(timeout=20), "the engine took more passes than the test expects"
         if args[0].shape[1] > 1 and (args[0] == TOO_MUCH).any():  # a generated one does no harm
             raise torch.OutOfMemoryError("no memory for this")
+        if args[0].shape[1] == 1 and len(args[0]) > self._most_seats:
+            self.refused += 1
+            torch.empty(1 << 60)  # more than any computer has
         self.passes.append(args[0].numel())
 
 
@@ -64,7 +69,13 @@ class Bench:
     """A tiny engine and the means to look at it."""
 
     def __init__(
-        self, *, tokens: int = 100_000, window: int = WINDOW, permits: int | None = None, **options: Any
+        self,
+        *,
+        tokens: int = 100_000,
+        window: int = WINDOW,
+        permits: int | None = None,
+        most_seats: int = 100,
+        **options: Any,
     ):
         torch.manual_seed(0)
         config = LlamaConfig(
@@ -82,7 +93,7 @@ class Bench:
         with torch.no_grad():
             model.get_input_embeddings().weight[POISON] = float("nan")
             model.lm_head.weight[POISON] = 0.0
-        self.watch = Watch(model, permits)
+        self.watch = Watch(model, permits, most_seats)
         decoder = Decoder(model)
         kv_format = options.pop("kv_format", "exact")
         size = bytes_per_token(decoder.shape, torch.float32, kv_format)
@@ -335,6 +346,24 @@ def test_running_out_of_memory_fails_one_request_and_the_engine_lives(bench: Any
     with pytest.raises(OutOfMemory):
         list(engine.submit(ask([*document(60), TOO_MUCH])))
     finish(engine.submit(ask(document(64))))
+    assert engine.capacity().active == 0
+
+
+def test_answers_that_cannot_be_written_together_are_written_one_by_one(bench: Any) -> None:
+    b = bench(most_seats=1, permits=2)
+    answers = [b.engine.submit(ask(document(60, seed=n), max_tokens=50)) for n in range(2)]
+    b.permit(1_000)
+    assert [finish(answer).usage.completion_tokens for answer in answers] == [50, 50]
+    assert b.watch.refused
+
+
+def test_an_answer_that_cannot_be_written_at_all_fails_alone(bench: Any) -> None:
+    engine = bench(most_seats=0).engine
+    with pytest.raises(OutOfMemory):
+        list(engine.submit(ask(document(60))))
+    with pytest.raises(OutOfMemory):
+        list(engine.submit(ask(document(60))))
+    assert not engine.failed
     assert engine.capacity().active == 0
 
 

@@ -13,9 +13,9 @@ from worker.engine.decoder import Decoder
 from worker.engine.errors import ModelLoadError, PromptTooLong
 from worker.engine.fake import fake_tokenizer
 from worker.engine.formats import PAGE
-from worker.engine.kv import Shape
+from worker.engine.kv import ExactArena, Shape
 from worker.engine.memory import allocate, bytes_per_token, choose, fits_in, tokens_fit
-from worker.engine.pool import PagePool
+from worker.engine.pool import Arenas, PagePool
 from worker.engine.types import Format, MemoryOptions
 
 GLM = Shape(layers=40, kv_heads=4, dim=128)
@@ -36,14 +36,35 @@ def test_a_token_of_the_million_token_model_takes_80_or_41_or_21_kilobytes() -> 
 
 @pytest.mark.parametrize(("gib", "format"), [(100, "exact"), (46, "fp8"), (24, "int4"), (2, "int4")])
 def test_the_most_exact_format_that_holds_a_window_is_chosen(gib: int, format: Format) -> None:
-    assert choose(GLM, torch.bfloat16, MILLION, gib * GIB) == format
+    assert choose(GLM, torch.bfloat16, MILLION, gib * GIB, kernels=True) == format
     assert (tokens_fit(GLM, torch.bfloat16, format, gib * GIB) >= MILLION) == (gib > 2)
 
 
 def test_heads_that_cannot_be_rotated_are_never_kept_in_four_bits(decoder: Decoder) -> None:
     for dim in (16, 80):
         shape = Shape(40, 4, dim)
-        assert choose(shape, torch.bfloat16, MILLION, 1 * GIB) == "fp8"
+        assert choose(shape, torch.bfloat16, MILLION, 1 * GIB, kernels=False) == "fp8"
+
+
+def test_heads_that_kernels_cannot_take_are_kept_exact_on_a_card() -> None:
+    for dim in (16, 80, 96):
+        shape = Shape(40, 4, dim)
+        assert choose(shape, torch.bfloat16, MILLION, 1 * GIB, kernels=True) == "exact"
+
+
+@pytest.mark.parametrize(
+    ("device", "format", "others"), [("cuda", "fp8", "exact"), ("cpu", "int4", "exact or fp8")]
+)
+def test_a_format_that_cannot_hold_a_models_heads_is_refused(
+    device: str, format: Format, others: str
+) -> None:
+    decoder = Decoder(tiny_model(head_dim=80))
+    decoder.device = torch.device(device)  # of which nothing is asked before
+    with pytest.raises(
+        ModelLoadError, match=f"heads of 80 cannot be kept as {format} on {device}; choose {others}"
+    ):
+        allocate(decoder, MemoryOptions(format), 1 << 30)
+    assert format not in fits_in(decoder, Arenas("exact", ExactArena(decoder.shape, 8, dtype=torch.float32)))
 
 
 def test_the_hosts_memory_holds_what_the_card_cannot() -> None:
@@ -69,6 +90,13 @@ def test_what_is_promised_is_what_is_allocated(decoder: Decoder, format: Format,
     assert pool.fits(promised - 1, 1)
     assert fits_in(decoder, arenas)[format] == min(promised, decoder.window)
     assert arenas.body.page_bytes == PAGE * bytes_per_token(decoder.shape, decoder.dtype, format)
+
+
+def test_more_of_the_computers_memory_than_is_free_is_refused() -> None:
+    decoder = Decoder(tiny_model())
+    decoder.device = torch.device("cuda")  # of which nothing is asked before
+    with pytest.raises(ModelLoadError, match="lower their budget"):
+        allocate(decoder, MemoryOptions("exact", host_bytes=1 << 60), 1 << 30)
 
 
 def test_the_format_is_chosen_by_what_a_window_needs(decoder: Decoder) -> None:

@@ -222,6 +222,50 @@ def test_a_longer_answer_than_the_last_makes_its_own_document_give_way() -> None
     pool.check_integrity()
 
 
+def test_only_the_document_is_dropped_that_stands_beside_enough_free_pages() -> None:
+    room = arenas("exact", 16)
+    pool = PagePool(room)
+    first, second, third = (keep(pool, ids(250, seed=seed)) for seed in (1, 2, 3))
+    assert [run.pages for run in room.exact.runs.free()] == [1, 9]
+    assert acquire(pool, ids(0), 10 * PAGE) is not None
+    assert [prefix.held for prefix in (first, second, third)] == [True, True, False]
+    pool.check_integrity()
+
+
+def test_nothing_is_dropped_for_adjacent_pages_that_cannot_be_had() -> None:
+    room = arenas("exact", 16)
+    pool = PagePool(room)
+    idle = read(pool, ids(250, seed=1))
+    busy = read(pool, ids(250, seed=2), 4 * PAGE)
+    pool.release(idle)
+    assert room.exact.runs.pages_free == 8
+    assert acquire(pool, ids(0), 10 * PAGE) is None  # that many would be free, but not side by side
+    assert idle.prefix is not None
+    assert idle.prefix.held
+    pool.release(busy)
+    assert acquire(pool, ids(0), 10 * PAGE) is not None
+    pool.check_integrity()
+
+
+@pytest.mark.parametrize(("kind", "card"), [("exact", 14), ("fp8", 7)])
+def test_a_small_document_is_spared_where_only_a_large_one_makes_room(kind: str, card: int) -> None:
+    pool = PagePool(arenas(kind, card))
+    small, large = keep(pool, ids(400, seed=1)), keep(pool, ids(1_000, seed=2))
+    keep(pool, ids(1_000, seed=3))
+    assert (small.held, large.held) == (True, False)
+    pool.check_integrity()
+
+
+def test_the_host_drops_nothing_for_a_document_that_it_cannot_take() -> None:
+    room = arenas("fp8", 10, 3)
+    pool = PagePool(room)
+    small, large = keep(pool, ids(600, seed=1)), keep(pool, ids(1_300, seed=2))
+    keep(pool, ids(1_400, seed=3))
+    assert on_host(room, small) == 2
+    assert (small.held, large.held) == (True, False)
+    pool.check_integrity()
+
+
 @pytest.mark.parametrize(("kind", "card"), [("exact", 11), ("fp8", 5)])
 def test_what_is_retired_to_the_host_comes_back_whole_on_its_next_use(kind: str, card: int) -> None:
     room = arenas(kind, card, 12)
@@ -302,6 +346,37 @@ def test_a_longer_answer_finds_room_on_a_card_that_its_document_fills() -> None:
     lease = acquire(pool, prefix.ids, 3 * PAGE)
     assert lease is not None
     assert lease.reused_tokens == 1_200
+    assert_whole(prefix)
+    pool.check_integrity()
+
+
+def test_a_card_that_a_document_overflows_keeps_pages_for_many_answers() -> None:
+    """Also after the document was idle and came back from the host as far as there is room."""
+    room = arenas("exact", 80, 200)
+    pool = PagePool(room)
+    long, short = ids(20_000), ids(300, seed=1)
+    for _ in range(2):
+        leases = [read(pool, document, 600) for document in (long, long, long, short)]
+        leases += [lease for lease in [acquire(pool, ids(0), 600)] if lease]
+        assert len(leases) == 5
+        assert leases[0].prefix is leases[2].prefix
+        assert 0 < on_host(room, leases[0].prefix) < 155 - 30  # type: ignore[arg-type]
+        pool.check_integrity()
+        for lease in leases:
+            pool.release(lease)
+
+
+def test_no_page_of_the_card_is_kept_for_answers_from_a_document_that_fits() -> None:
+    room = arenas("exact", 80, 200)
+    prefix = keep(PagePool(room), ids(70 * PAGE))
+    assert on_host(room, prefix) == 0
+
+
+def test_a_document_takes_the_pages_for_answers_where_it_fits_no_other_way() -> None:
+    room = arenas("exact", 80, 20)
+    pool = PagePool(room)
+    prefix = keep(pool, ids(97 * PAGE))
+    assert room.exact.runs.pages_free + on_host(room, prefix) < 30
     assert_whole(prefix)
     pool.check_integrity()
 

@@ -91,6 +91,16 @@ def test_a_document_read_before_is_not_read_again() -> None:
     assert engine.capacity().prefixes_held == 1
 
 
+def test_what_was_read_of_a_forgotten_owner_is_read_again() -> None:
+    engine = FakeEngine()
+    for owners in ("one", "two"), ("three",):
+        list(engine.submit(request(engine, owners[0], owners=frozenset(owners))))
+    assert engine.owners() == {"one", "two", "three"}
+    engine.forget({"two"})
+    assert engine.owners() == {"three"}
+    assert engine.capacity().prefixes_held == 1
+
+
 def test_the_answer_is_cut_at_max_tokens() -> None:
     engine = FakeEngine({"What?": "a long answer"})
     events = list(engine.submit(request(engine, sampling=Sampling(max_tokens=6))))

@@ -133,6 +133,14 @@ def test_a_document_an_unfinished_job_needs_cannot_be_deleted(
     assert record.documents.get(document.id).status == DocumentStatus.READY
 
 
+def test_which_documents_exist_can_be_asked_for_many(record: Record) -> None:
+    ids = [record.documents.add(stored(b"%d" % n), filename="a.pdf", password=None)[0].id for n in range(3)]
+    record.documents.delete(ids[1])
+    unknown = [f"doc_{number}" for number in range(2_500)]
+    assert record.documents.existing([*unknown, *ids]) == {ids[0], ids[2]}
+    assert record.documents.existing([]) == set()
+
+
 def test_deleting_what_is_not_there_says_so(record: Record) -> None:
     with pytest.raises(DocumentNotFound, match="doc_nothing"):
         record.documents.delete("doc_nothing")

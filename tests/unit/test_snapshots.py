@@ -574,59 +574,57 @@ def test_what_writers_of_other_identities_left_is_removed_too(opened: Opening, t
     assert (left.exists(), foreign.exists()) == (False, True)
 
 
-def test_a_forgotten_document_leaves_nothing(opened: Opening, tmp_path: Path) -> None:
+def keep_of(store: SnapshotStore, keys: Sequence[bytes], *owners: str) -> None:
+    """Store a whole chain as one extent."""
+    assert store.save(keys, 0, len(keys), [payload(0)], owners=frozenset(owners))
+    assert store.flush(30)
+
+
+def test_a_forgotten_owners_pages_are_gone_whoever_stored_them(opened: Opening, tmp_path: Path) -> None:
+    secret, other, system = (chain(document(seed, 5)) for seed in (1, 2, 3))
+    keep_of(opened(identity=replace(IDENTITY, kv_format="fp8")), secret, "secret")
     store = opened()
-    secret, other = chain(document(1, 5)), chain(document(2, 2))
-    keep(store, secret)
-    keep(store, other)
-    keep(opened(identity=replace(IDENTITY, kv_format="fp8")), secret)
-    assert store.forget(secret) == capacity(6)
-    assert (stored(store, secret), stored(store, other)) == (0, 2)
-    assert len(extent_files(tmp_path)) == 1
-
-
-def test_forgetting_leaves_what_other_documents_share(opened: Opening) -> None:
-    store = opened()
-    ids = document(1, 8)
-    secret, other = [*chain(ids), end_key(ids)], chain(ids[: 4 * PAGE] + document(2, 2))
-    keep(store, secret)
-    keep(store, other)
-    store.forget(secret)
-    assert (stored(store, secret), stored(store, other)) == (4, 6)
-
-
-def test_an_extent_that_is_shared_in_part_is_forgotten(opened: Opening, tmp_path: Path) -> None:
-    store = opened()
-    ids = document(1, 4)
-    secret, other = chain(ids), chain(ids[: 3 * PAGE] + document(2, 2))
-    keep(store, secret)
-    assert save(store, other, 3, 5, payload(3))
-    store.forget(secret)
-    assert stored(store, other) == 2
-    assert not [ref for ref in store.find(secret) if ref.extent.keys[-1] == secret[-1]]
+    keep_of(store, secret, "secret")
+    keep_of(opened(), other, "other")
+    keep_of(store, system)
+    assert store.owners() == {"secret", "other"}
+    assert store.forget({"secret", "unknown"}) == capacity(2)
+    assert [stored(store, keys) for keys in (secret, other, system)] == [0, 5, 5]
     assert len(extent_files(tmp_path)) == 2
+    assert opened().owners() == {"other"}
 
 
-def test_a_document_with_another_end_is_another_document(opened: Opening) -> None:
+def test_pages_of_several_owners_go_with_the_first_of_them(opened: Opening) -> None:
     store = opened()
-    ids = document(1, 2)
-    one, other = ([*chain(ids), end_key([*ids, last])] for last in (1, 2))
-    keep(store, one)
-    keep(store, other)
-    store.forget(one)
-    assert (stored(store, one), stored(store, other)) == (2, 3)
+    alone, both = chain(document(1, 3)), chain(document(2, 3))
+    keep_of(store, alone, "one")
+    keep_of(store, both, "two", "one")
+    store.forget(["two"])
+    assert (stored(store, alone), stored(store, both)) == (3, 0)
+
+
+def test_many_owners_with_any_names_are_remembered(opened: Opening) -> None:
+    owners = {f'document {number}\n"é"' for number in range(1_000)}  # a header of several blocks
+    keys = chain(document(1, 2))
+    keep_of(opened(), keys, *owners)
+    store = opened()
+    assert store.owners() == owners
+    assert load(store, keys) == bytes(payload(0))
+    store.forget([owners.pop()])
+    assert stored(store, keys) == 0
 
 
 def test_forgetting_reaches_what_is_being_written(opened: Opening, tmp_path: Path) -> None:
     gate = Gate()
     store = opened(clock_ns=gate)
-    secret = chain(document(1, 4))
+    secret, owners = chain(document(1, 4)), frozenset({"secret"})
     told: list[bool] = []
-    assert store.save(secret, 0, 2, [payload(0)], told.append)
+    assert store.save(secret, 0, 2, [payload(0)], told.append, owners=owners)
     assert gate.reached.wait(30)
-    assert store.save(secret, 2, 4, [payload(2)], told.append)
+    assert store.save(secret, 2, 4, [payload(2)], told.append, owners=owners)
+    assert store.owners() == owners
     threading.Timer(0.05, gate.opened.set).start()
-    store.forget(secret)
+    store.forget(owners)
     assert extent_files(tmp_path) == []
     assert len(told) == 2
 

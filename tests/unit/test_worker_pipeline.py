@@ -16,6 +16,8 @@ from jobs.tables import Base, JobRow
 from parsers import Document, Page
 from settings import Settings
 from worker.engine import FakeEngine, NotFinite
+from worker.engine.fake import fake_tokenizer
+from worker.library import Library
 from worker.prompts import Prompts
 
 SCHEMA = {
@@ -234,6 +236,31 @@ def test_a_job_that_runs_out_of_time_expires(record: Record) -> None:
     row, _ = record.ledger.add(new)
     pipeline(record, FakeEngine(chunk=16, hold_reading=threading.Event())).read(row.id)
     assert record.ledger.get(row.id).status == Status.EXPIRED
+
+
+def test_a_worker_gives_up_what_it_read_of_deleted_documents(record: Record) -> None:
+    engine = FakeEngine()
+    kept, deleted = add_document(record, *PAGES), add_document(record, *PAGES, name="b.txt")
+    for document in (kept, deleted):
+        run(record, engine, "ask", document, question="How?")
+    line = pipeline(record, engine)
+    line.forget_deleted()
+    assert engine.owners() == {kept, deleted}
+    record.documents.delete(deleted)
+    line.forget_deleted()
+    assert engine.owners() == {kept}
+
+
+def test_a_library_forgets_the_text_of_a_document_and_keeps_others(record: Record) -> None:
+    library = Library(record, fake_tokenizer(), system="Read.")
+    one, two = (add_document(record, *PAGES, name=name) for name in ("a.txt", "b.txt"))
+    for documents in ([one], [two], [one, two]):
+        library.lay_out(documents, budget=10_000, side_by_side=False)
+    layout = library.lay_out([two], budget=10_000, side_by_side=False)
+    assert library.document_ids == {one, two}
+    library.forget({one})
+    assert library.document_ids == {two}
+    assert library.lay_out([two], budget=10_000, side_by_side=False) is layout
 
 
 def test_a_message_that_comes_twice_does_the_job_once(record: Record) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, takewhile
@@ -17,6 +18,7 @@ from itertools import groupby, takewhile
 import torch
 from torch import Tensor
 
+from worker.engine import pinned
 from worker.engine.errors import SnapshotDamaged
 from worker.engine.formats import PAGE
 from worker.engine.kv import Arena
@@ -49,6 +51,7 @@ class _Fetching:
 
     refs: deque[ExtentRef]
     loading: deque[tuple[ExtentRef, Tensor, Future[None]]] = field(default_factory=deque)
+    pins: ExitStack = field(default_factory=ExitStack)  #: what is stored meanwhile takes the place of others
 
 
 class Archive:
@@ -72,9 +75,14 @@ class Archive:
         self._loaders = ThreadPoolExecutor(_LOADED_AHEAD, "archive")
 
     def keep(self, prefix: Prefix) -> None:
-        """Have `prefix` stored, as far as it is read and while it is held."""
+        """Have `prefix` stored, as far as it is read and while it is held.
+
+        What could not be written, or was given up since, is tried again with the next call.
+        """
         if prefix not in self._keeping and len(prefix.ids) >= _SHORTEST:
-            self._keeping[prefix] = _chain(prefix)
+            chain = self._keeping[prefix] = _chain(prefix)
+            stored = self._store.find(chain)
+            prefix.kept = stored[-1].stop if stored else 0
 
     def work(self, *, patient: bool = False) -> bool:
         """Take the next small step of storing; False when there is nothing to do until more is read.
@@ -97,7 +105,7 @@ class Archive:
             self._forget_unwanted()
             refs = self._stored(prefix) if len(prefix.ids) >= _SHORTEST else []
             self._fetching[prefix] = _Fetching(deque(refs))
-            prefix.kept = max(prefix.kept, refs[-1].stop if refs else 0)
+            self._fetching[prefix].pins.enter_context(self._store.pin(refs))
         fetching = self._fetching[prefix]
         while fetching.refs and fetching.refs[0].stop * PAGE <= prefix.read:
             fetching.refs.popleft()  # read anew, while there was no room to load it
@@ -118,6 +126,15 @@ class Archive:
         finally:
             self._rooms.put(room)
 
+    def forget(self, owners: Collection[str]) -> None:
+        """Drop what is of one of `owners` and on its way to the store."""
+        copying = self._copying
+        if copying is not None and not copying.prefix.owners.isdisjoint(owners):
+            self._copying = None
+            if copying.done is not None:
+                copying.done.synchronize()
+            self._rooms.put(copying.room)
+
     def close(self) -> None:
         """Store what is on its way."""
         if self._copying is not None:
@@ -129,17 +146,19 @@ class Archive:
         if copying.done is not None:
             copying.done.synchronize()
         self._copying = None
-        room = copying.room
+        prefix, room = copying.prefix, copying.room
 
         def done(stored: bool) -> None:
             self._rooms.put(room)
 
         data = _bytes(room, copying.size)
-        if self._store.save(copying.chain, copying.start, copying.stop, [data], done):
-            copying.prefix.kept = copying.stop
+        if copying.start == prefix.kept and self._store.save(
+            copying.chain, copying.start, copying.stop, [data], done, owners=prefix.owners
+        ):
+            prefix.kept = copying.stop
         else:
             self._rooms.put(room)
-            del self._keeping[copying.prefix]  # the pages before these are not stored
+            self._keeping.pop(prefix, None)  # the pages before these are not stored
 
     def _copy(self, prefix: Prefix, wait_s: float) -> bool:
         """Start to copy the next extent, if it is read, as soon as there is room for it."""
@@ -186,6 +205,7 @@ class Archive:
         for _, room, loading in fetching.loading:
             loading.add_done_callback(partial(_put_back, self._rooms, room))
         fetching.loading.clear()
+        fetching.pins.close()
 
     def _forget_unwanted(self) -> None:
         for prefix in [prefix for prefix in self._fetching if not prefix.users or prefix.complete]:
@@ -200,7 +220,8 @@ class Archive:
             if made:
                 return None
         self._rooms_made += 1
-        return torch.empty(self._room_bytes, dtype=torch.uint8, pin_memory=self._pinned)
+        size = (self._room_bytes,)
+        return pinned.empty(size, torch.uint8) if self._pinned else torch.empty(size, dtype=torch.uint8)
 
 
 def _put_back(rooms: queue.SimpleQueue[Tensor], room: Tensor, _: Future[None]) -> None:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import psutil  # type: ignore[import-untyped]
 import torch
 from transformers import (
     AutoConfig,
@@ -19,7 +18,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from worker.engine import default_model
+from worker.engine import cgroup, default_model
 from worker.engine.compiled import compile_layers
 from worker.engine.decoder import Decoder
 from worker.engine.errors import EngineError, ModelLoadError, SnapshotError
@@ -128,7 +127,7 @@ def build(
 def _arenas(decoder: Decoder, memory: MemoryOptions, card_bytes: int) -> Arenas:
     try:
         arenas = allocate(decoder, memory, card_bytes)
-    except RuntimeError as exc:  # on the device, in the computer, or as locked pages
+    except (OSError, RuntimeError) as exc:  # on the device, in the computer, or as locked pages
         raise ModelLoadError(
             f"{card_bytes:,} bytes on the device and what belongs on the host could not be had for keys and "
             "values; lower their budget."
@@ -319,7 +318,7 @@ def _activation_bytes(decoder: Decoder, chunk: int) -> int:
 def _free_bytes(device: torch.device, activation_bytes: int, most: int) -> int:
     """Memory for keys and values beside the weights and a chunk's activations, at most `most` on the CPU."""
     if device.type == "cpu":
-        return min(most, int(psutil.virtual_memory().available // 2))
+        return min(most, cgroup.free_bytes() // 2)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     return max(0, int(free - 1.25 * activation_bytes - _CUDA_RESERVE_BYTES))

@@ -1,14 +1,15 @@
 """One file of stored pages: consecutive pages of one document, all layers. It exists whole or not at all.
 
-    preamble | page keys | checksum of each block | checksum of all that | zeros up to 4,096 bytes | payload
+    preamble | page keys | owners | checksum of each block | checksum of all that | zeros | payload
 
-Numbers are little-endian, checksums XXH3-64. The payload is the caller's buffers back to back, in blocks of
-8 MiB: the unit of reading and of checking.
+Numbers are little-endian, checksums XXH3-64, owners JSON; the zeros reach to a multiple of 4,096 bytes. The
+payload is the caller's buffers back to back, in blocks of 8 MiB: the unit of reading and of checking.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import struct
 import sys
@@ -24,14 +25,15 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 from worker.engine.errors import SnapshotDamaged
 
 #: Of the file format; another version is another identity, so old files are never misread.
-VERSION = 1
+VERSION = 2
 SUFFIX = ".kv"
 KEY_BYTES = 16
 _BLOCK_BYTES = 8 << 20
 _ALIGNMENT = 4096
 _MAX_VIEWS = 1024  # of one system call (IOV_MAX on Linux and macOS)
 _MAGIC = b"unabr.kv"
-_PREAMBLE = struct.Struct("<8sHIIQ16s16s")  # magic, version, first page, pages, payload, identity, parent
+# magic, version, first page, pages, payload, owners, identity, parent; lengths in bytes
+_PREAMBLE = struct.Struct("<8sHIIQI16s16s")
 _TEMPORARY = SUFFIX + ".tmp"
 
 
@@ -45,6 +47,7 @@ class Extent:
     parent: bytes  #: key of the page before that one; the identity's fingerprint at the beginning
     keys: tuple[bytes, ...] = field(hash=False)  #: of its pages
     payload_bytes: int
+    owners: frozenset[str] = frozenset()  #: of what it was read from, by opaque names
 
     @property
     def stop(self) -> int:
@@ -116,15 +119,20 @@ class Extent:
         return checksums
 
     def _header(self, checksums: Sequence[int]) -> bytes:
-        sizes = self.start, len(self.keys), self.payload_bytes
+        owners = self._packed_owners
+        sizes = self.start, len(self.keys), self.payload_bytes, len(owners)
         preamble = _PREAMBLE.pack(_MAGIC, VERSION, *sizes, self.identity, self.parent)
-        header = preamble + b"".join(self.keys) + struct.pack(f"<{len(checksums)}Q", *checksums)
+        header = b"".join([preamble, *self.keys, owners, struct.pack(f"<{len(checksums)}Q", *checksums)])
         return header + struct.pack("<Q", xxh3_64_intdigest(header))
 
     @property
     def _payload_offset(self) -> int:
-        used = _header_bytes(len(self.keys), self.payload_bytes)
+        used = _header_bytes(len(self.keys), self.payload_bytes, len(self._packed_owners))
         return -(-used // _ALIGNMENT) * _ALIGNMENT
+
+    @property
+    def _packed_owners(self) -> bytes:
+        return json.dumps(sorted(self.owners)).encode()
 
 
 def read_header(path: Path) -> tuple[Extent, int]:
@@ -175,23 +183,28 @@ def _parse(path: Path, fd: int) -> tuple[Extent, tuple[int, ...]]:
     head = os.pread(fd, _ALIGNMENT, 0)
     if len(head) < _PREAMBLE.size:
         raise SnapshotDamaged()
-    magic, version, start, pages, payload_bytes, identity, parent = _PREAMBLE.unpack_from(head)
-    header_bytes = _header_bytes(pages, payload_bytes)
+    magic, version, start, pages, payload_bytes, owners_bytes, *fingerprints = _PREAMBLE.unpack_from(head)
+    header_bytes = _header_bytes(pages, payload_bytes, owners_bytes)
     if magic != _MAGIC or version != VERSION or header_bytes > file_bytes:
         raise SnapshotDamaged()
     if header_bytes > len(head):
         head = os.pread(fd, header_bytes, 0)
     keys_end = _PREAMBLE.size + pages * KEY_BYTES
     keys = tuple(head[at : at + KEY_BYTES] for at in range(_PREAMBLE.size, keys_end, KEY_BYTES))
-    *checksums, own = struct.unpack_from(f"<{_block_count(payload_bytes) + 1}Q", head, keys_end)
-    extent = Extent(path, identity, start, parent, keys, payload_bytes)
-    if own != xxh3_64_intdigest(head[: header_bytes - 8]) or extent.file_bytes != file_bytes:
+    owners_end = keys_end + owners_bytes
+    *checksums, own = struct.unpack_from(f"<{_block_count(payload_bytes) + 1}Q", head, owners_end)
+    if own != xxh3_64_intdigest(head[: header_bytes - 8]):
+        raise SnapshotDamaged()
+    owners = frozenset(json.loads(head[keys_end:owners_end]))
+    identity, parent = fingerprints
+    extent = Extent(path, identity, start, parent, keys, payload_bytes, owners)
+    if extent.file_bytes != file_bytes:
         raise SnapshotDamaged()
     return extent, tuple(checksums)
 
 
-def _header_bytes(pages: int, payload_bytes: int) -> int:
-    return _PREAMBLE.size + pages * KEY_BYTES + (_block_count(payload_bytes) + 1) * 8
+def _header_bytes(pages: int, payload_bytes: int, owners_bytes: int) -> int:
+    return _PREAMBLE.size + pages * KEY_BYTES + owners_bytes + (_block_count(payload_bytes) + 1) * 8
 
 
 def _block_count(payload_bytes: int) -> int:

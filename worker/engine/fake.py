@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 from llguidance import LLTokenizer
@@ -113,6 +113,7 @@ class FakeEngine:
         self._failed = False
         self._lock = threading.Lock()
         self._read: dict[bytes, int] = {}  # prefix key -> tokens read of it
+        self._owners: dict[bytes, frozenset[str]] = {}  # prefix key -> who is named by its last request
         self._states: dict[_FakeGeneration, str] = {}
 
     def submit(self, request: Request) -> _FakeGeneration:
@@ -134,6 +135,16 @@ class FakeEngine:
                 read_tokens_per_s=None,
                 write_tokens_per_s=None,
             )
+
+    def owners(self) -> set[str]:
+        with self._lock:
+            return {owner for owners in self._owners.values() for owner in owners}
+
+    def forget(self, owners: Collection[str]) -> None:
+        with self._lock:
+            for key in [key for key, named in self._owners.items() if not named.isdisjoint(owners)]:
+                del self._owners[key]
+                self._read.pop(key, None)
 
     @property
     def failed(self) -> bool:
@@ -207,6 +218,8 @@ class _FakeGeneration:
         engine, request = self._engine, self._request
         prefix, total = len(request.prefix), len(request.prefix) + len(request.suffix)
         key = hashlib.sha256(np.asarray(request.prefix, np.int32).tobytes()).digest()
+        with engine._lock:
+            engine._owners[key] = request.owners
         reused = done = engine._read.get(key, 0)
         while done < prefix:
             self._check()

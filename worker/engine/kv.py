@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from worker.engine import pinned
 from worker.engine.formats import PAGE, PackedFormat
 from worker.engine.runs import Run, Runs, joined
 
@@ -104,8 +105,7 @@ class ExactArena(_Pages):
         """`options` (device, dtype, pin_memory) are `torch.empty`'s."""
         # One page more, which nobody holds: where graphs of fixed size write what nobody asked for.
         size = (shape.layers, (pages + 1) * PAGE, shape.kv_heads, shape.dim)
-        self.keys = torch.empty(size, **options)
-        self.values = torch.empty(size, **options)
+        self.keys, self.values = _empty(size, **options), _empty(size, **options)
         self.on_device = not options.get("pin_memory", False)
         self.runs = Runs(pages)
 
@@ -137,8 +137,8 @@ class PackedArena(_Pages):
     def __init__(self, shape: Shape, format: PackedFormat, pages: int, **options: Any) -> None:
         """`options` (device, pin_memory) are `torch.empty`'s."""
         self.format = format
-        self.codes = torch.empty(shape.layers, *format.codes_shape(pages), dtype=torch.uint8, **options)
-        self.scales = torch.empty(shape.layers, *format.scales_shape(pages), dtype=torch.bfloat16, **options)
+        self.codes = _empty((shape.layers, *format.codes_shape(pages)), dtype=torch.uint8, **options)
+        self.scales = _empty((shape.layers, *format.scales_shape(pages)), dtype=torch.bfloat16, **options)
         self.runs = Runs(pages)
 
     @property
@@ -317,6 +317,10 @@ def _sizes(tokens: int, largest: int, smallest: int) -> Iterator[int]:
             continue
         yield min(size, tokens)
         tokens -= min(size, tokens)
+
+
+def _empty(size: tuple[int, ...], *, pin_memory: bool = False, **options: Any) -> Tensor:
+    return pinned.empty(size, options["dtype"]) if pin_memory else torch.empty(size, **options)
 
 
 def _tokens(spans: Iterable[Span]) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
@@ -75,6 +75,7 @@ class LocalEngine:
         self._writer = writer
         self._tokens_fit_in = fits_in(decoder, arenas)
         self.pool = PagePool(arenas)
+        self._snapshots = snapshots
         self.archive = (
             None
             if snapshots is None
@@ -94,9 +95,10 @@ class LocalEngine:
         self._write_speed = _Speed()
         self._waiting: list[Task] = []
         self._active: list[Task] = []
+        self._forgotten: set[str] = set()
         self._closing = False
         self._failed = False
-        self._changed = threading.Condition()  # guards the four above
+        self._changed = threading.Condition()  # guards the five above
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -128,6 +130,16 @@ class LocalEngine:
             read_tokens_per_s=self._read_speed.tokens_per_s,
             write_tokens_per_s=self._write_speed.tokens_per_s,
         )
+
+    def owners(self) -> set[str]:
+        return self.pool.owners() | (self._snapshots.owners() if self._snapshots else set())
+
+    def forget(self, owners: Collection[str]) -> None:
+        with self._changed:
+            self._forgotten.update(owners)
+            self._changed.notify()
+        if self._snapshots is not None:
+            self._snapshots.forget(owners)
 
     def close(self) -> None:
         with self._changed:
@@ -179,11 +191,12 @@ class LocalEngine:
             return not self._closing
 
     def _wanted(self) -> bool:
-        return bool(self._closing or self._waiting or self._active)
+        return bool(self._closing or self._waiting or self._active or self._forgotten)
 
     def _turn(self) -> None:
         self._turns += 1
         self._drop_unwanted()
+        self._drop_forgotten()
         self._admit()
         read_s = 0.0
         if reading := [task for task in self._active if task.tokens_left]:
@@ -229,6 +242,13 @@ class LocalEngine:
             elif task.deadline is not None and now >= task.deadline:
                 self._fail(task, DeadlineExceeded())
 
+    def _drop_forgotten(self) -> None:
+        with self._changed:
+            forgotten, self._forgotten = self._forgotten, set()
+        if self.archive is not None:
+            self.archive.forget(forgotten)
+        self.pool.forget(forgotten)
+
     def _admit(self) -> None:
         passed: list[Task] = []
         for task in list(self._waiting):
@@ -244,7 +264,7 @@ class LocalEngine:
 
     def _start(self, task: Task) -> None:
         """Admit `task` if its memory is free."""
-        if lease := self.pool.acquire(task.prefix_ids, task.keys, task.tail_tokens):
+        if lease := self.pool.acquire(task.prefix_ids, task.keys, task.tail_tokens, owners=task.owners):
             task.lease = lease
             with self._changed:
                 self._waiting.remove(task)
@@ -267,13 +287,15 @@ class LocalEngine:
         begin = time.monotonic()
         try:
             written = self._writer.write([task.seat() for task in tasks])
-        except torch.OutOfMemoryError:
+        except RuntimeError as exc:
+            if not _is_out_of_memory(exc):
+                raise
             torch.cuda.empty_cache()
             if len(tasks) > 1:
                 for task in tasks:
                     self._write([task])
             else:
-                self._fail(tasks[0], OutOfMemory())
+                self._fail(tasks[0], OutOfMemory(), exc)
             return
         for row, task in enumerate(tasks):
             self._guard(partial(Task.write, written=written, row=row), task)
@@ -285,14 +307,12 @@ class LocalEngine:
             step(task)
         except EngineError as exc:
             self._fail(task, exc)
-        except torch.OutOfMemoryError as exc:
-            self._fail(task, OutOfMemory(), exc)
-            torch.cuda.empty_cache()
         except torch.AcceleratorError:
             raise  # the device takes no more work from this process
         except Exception as exc:
-            if "can't allocate memory" in str(exc):  # torch raises a plain RuntimeError on the CPU
+            if _is_out_of_memory(exc):
                 self._fail(task, OutOfMemory(), exc)
+                torch.cuda.empty_cache()
             else:
                 logger.exception("A request failed in an unforeseen way.")
                 self._fail(task, EngineError(), exc)
@@ -310,6 +330,11 @@ class LocalEngine:
             else:
                 self._active.remove(task)
                 self.pool.release(task.lease)
+
+
+def _is_out_of_memory(exc: Exception) -> bool:
+    """On the CPU torch raises a plain RuntimeError."""
+    return isinstance(exc, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(exc)
 
 
 class _Speed:

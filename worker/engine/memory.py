@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import psutil  # type: ignore[import-untyped]
 import torch
 
+from worker.engine import cgroup
 from worker.engine.decoder import Decoder
+from worker.engine.errors import ModelLoadError
 from worker.engine.formats import PAGE, packed_format
 from worker.engine.kv import ExactArena, PackedArena, Shape
 from worker.engine.pool import Arenas
@@ -32,26 +33,42 @@ def tokens_fit(shape: Shape, dtype: torch.dtype, format: Format, card_bytes: int
     return max(0, pages - 2) * PAGE
 
 
-def choose(shape: Shape, dtype: torch.dtype, window: int, card_bytes: int) -> Format:
-    """The most exact format in which a whole window fits on the card, else the smallest there is."""
-    for format in _possible(shape):
+def choose(shape: Shape, dtype: torch.dtype, window: int, card_bytes: int, *, kernels: bool) -> Format:
+    """The most exact format in which a whole window fits on the card, else the smallest there is.
+
+    `kernels`: whether pages are packed by those for CUDA, which need heads of a power of two.
+    """
+    for format in _possible(shape, kernels=kernels):
         if tokens_fit(shape, dtype, format, card_bytes) >= window:
             break
     return format
 
 
 def allocate(decoder: Decoder, options: MemoryOptions, card_bytes: int) -> Arenas:
-    """All memory at once; none of the computer's where there is no card beside it."""
+    """All memory at once; none of the computer's where there is no card beside it.
+
+    Raises `ModelLoadError` where the format cannot hold this model's heads, or the computer not so much.
+    """
     shape, dtype, device = decoder.shape, decoder.dtype, decoder.device
-    format = options.format
+    cuda, format = device.type == "cuda", options.format
     if format == "auto":
-        format = choose(shape, dtype, decoder.window, card_bytes)
+        format = choose(shape, dtype, decoder.window, card_bytes, kernels=cuda)
+    elif format not in (possible := _possible(shape, kernels=cuda)):
+        raise ModelLoadError(
+            f"Keys and values of heads of {shape.dim} cannot be kept as {format} on {device.type}; "
+            f"choose {' or '.join(possible)}."
+        )
     body = bytes_per_token(shape, dtype, format) * PAGE
-    host_bytes = options.host_bytes
+    host_bytes, free = options.host_bytes, cgroup.free_bytes()
     if host_bytes is None:
         missing = decoder.window - tokens_fit(shape, dtype, format, card_bytes)
-        host_bytes = min(max(0, missing) * body // PAGE, psutil.virtual_memory().available // 4)
-    host_pages = host_bytes // body if device.type == "cuda" else 0
+        host_bytes = min(max(0, missing) * body // PAGE, free // 4)
+    elif cuda and host_bytes > free:  # to lock more would end this process, or another
+        raise ModelLoadError(
+            f"{host_bytes:,} bytes of the computer's memory were asked for and {free:,} are free; "
+            "lower their budget."
+        )
+    host_pages = host_bytes // body if cuda else 0
     exact_bytes = _exact_bytes(shape, dtype, format, card_bytes)
     if format == "exact":
         return Arenas(
@@ -75,13 +92,14 @@ def fits_in(decoder: Decoder, arenas: Arenas) -> dict[str, int]:
     host = arenas.host.page_bytes * arenas.host.runs.pages if arenas.host else 0
     return {
         format: min(decoder.window, tokens_fit(decoder.shape, decoder.dtype, format, card, host))
-        for format in _possible(decoder.shape)
+        for format in _possible(decoder.shape, kernels=decoder.device.type == "cuda")
     }
 
 
-def _possible(shape: Shape) -> list[Format]:
+def _possible(shape: Shape, *, kernels: bool) -> list[Format]:
     rotates = shape.dim >= 32 and shape.dim & (shape.dim - 1) == 0
-    return [format for format in FORMATS if format != "int4" or rotates]
+    needs_rotation = {"exact": False, "fp8": kernels, "int4": True}
+    return [format for format in FORMATS if rotates or not needs_rotation[format]]
 
 
 def _exact_bytes(shape: Shape, dtype: torch.dtype, format: Format, card_bytes: int) -> int:

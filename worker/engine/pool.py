@@ -8,8 +8,9 @@ do the first page and every request's suffix and answer: where few bits hurt mos
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ from worker.engine.types import Format
 
 MIN_END = 128
 """Fewest tokens at a prefix's end that stay exact."""
+
+_TAIL_PAGES = 128  # eight seats of 2,048 tokens
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +48,7 @@ class Prefix:
     end: list[Span]  #: the tokens behind the pages
     read: int  #: tokens whose keys and values are complete
     users: int = 0
+    owners: frozenset[str] = frozenset()  #: as the last request for it names them
     kept: int = 0  #: of its pages and its end, how many are stored
     held: bool = True  #: False once its memory is given back
 
@@ -107,6 +111,44 @@ class _Need(NamedTuple):
 
     exact: int
     body: int
+    adjacent: int  #: of the exact ones, side by side
+
+
+class _Prospect:
+    """Which pages are free, and would be if some prefixes were dropped."""
+
+    def __init__(self, arenas: Arenas) -> None:
+        self._free = {arena: np.zeros(arena.runs.pages, bool) for arena in arenas.all()}
+        for arena, free in self._free.items():
+            for run in arena.runs.free():
+                free[run.start : run.end] = True
+        self._letting_go = Counter[Page]()
+
+    def drop(self, prefix: Prefix) -> None:
+        for page in prefix.pages:
+            self._letting_go[page] += 1
+        self._set(prefix, True)
+
+    def spare(self, prefix: Prefix) -> None:
+        """The inverse of `drop`."""
+        self._set(prefix, False)
+        for page in prefix.pages:
+            self._letting_go[page] -= 1
+
+    def pages(self) -> Counter[Arena]:
+        return Counter({arena: int(free.sum()) for arena, free in self._free.items()})
+
+    def largest(self, arena: Arena) -> int:
+        """Pages of the largest free run."""
+        bounds = np.flatnonzero(np.diff(self._free[arena], prepend=False, append=False))
+        return int((bounds[1::2] - bounds[::2]).max(initial=0))
+
+    def _set(self, prefix: Prefix, free: bool) -> None:
+        for page in prefix.pages:
+            if self._letting_go[page] == page.holders:
+                self._free[page.arena][page.index] = free
+        for span in prefix.end:
+            self._free[span.arena][list(_indices(span))] = free
 
 
 class PagePool:
@@ -145,35 +187,65 @@ class PagePool:
 
     def tail_fits(self, prefix_tokens: int) -> int:
         """How long a suffix with its answer may be behind such a prefix, if nothing else is held."""
-        end = self._need(prefix_tokens, _whole_pages(prefix_tokens), 0, 0).exact
+        end = self._need(prefix_tokens, 0, 0).exact
         return max(0, self._arenas.exact.runs.pages - end) * PAGE
 
     def fits(self, prefix_tokens: int, tail_tokens: int) -> bool:
         """Whether such a request fits if nothing else is held."""
         total = Counter({arena: arena.runs.pages for arena in self._arenas.all()})
-        return self._fits(self._need(prefix_tokens, _whole_pages(prefix_tokens), 0, tail_tokens), total)
+        return self._fits(self._need(prefix_tokens, 0, tail_tokens), total)
 
-    def acquire(self, ids: NDArray[np.int32], keys: Sequence[bytes], tail_tokens: int) -> Lease | None:
+    def acquire(
+        self,
+        ids: NDArray[np.int32],
+        keys: Sequence[bytes],
+        tail_tokens: int,
+        *,
+        owners: frozenset[str] = frozenset(),
+    ) -> Lease | None:
         """Memory for a request, or None while others hold too much of it.
 
         `keys`: the `body_keys` of `ids`.
         """
-        lease = self._acquire(ids, keys, tail_tokens)
-        while lease is None and self._prefixes and not self._tails:
+        prefix = self._prefixes.get(ids.tobytes()) if len(ids) else None
+        lease = self._acquire(ids, keys, tail_tokens, prefix)
+        if lease is None and not self._tails and self.fits(len(ids), tail_tokens):
             # Nothing is in work: what the request would share stands in the way of the rest.
-            for prefix in self._idle(None):
-                self._retire(prefix, len(prefix.pages), None)
-            lease = self._acquire(ids, keys, tail_tokens)
+            if prefix is not None:
+                self._retire(prefix, len(prefix.pages), self._idle(prefix))
+                lease = self._acquire(ids, keys, tail_tokens, prefix) if prefix.held else None
+                if lease is None and prefix.held:
+                    self._drop(prefix)
+            for share in (True, False):
+                lease = lease or self._acquire(ids, keys, tail_tokens, None, share=share)
+        if lease is not None and lease.prefix is not None:
+            lease.prefix.owners = owners
         return lease
 
-    def _acquire(self, ids: NDArray[np.int32], keys: Sequence[bytes], tail_tokens: int) -> Lease | None:
-        prefix = self._prefixes.get(ids.tobytes()) if len(ids) else None
-        shared = self._shared(keys) if prefix is None else []
+    def owners(self) -> set[str]:
+        """Of the prefixes that are held; may be asked from any thread."""
+        return {owner for prefix in list(self._prefixes.values()) for owner in prefix.owners}
+
+    def forget(self, owners: Collection[str]) -> None:
+        """Drop what is of one of `owners` and not in use."""
+        for prefix in self._idle(None):
+            if not prefix.owners.isdisjoint(owners):
+                self._drop(prefix)
+
+    def _acquire(
+        self,
+        ids: NDArray[np.int32],
+        keys: Sequence[bytes],
+        tail_tokens: int,
+        prefix: Prefix | None,
+        *,
+        share: bool = True,
+    ) -> Lease | None:
+        shared = self._shared(keys) if prefix is None and share else []
         self._hold(shared)  # while others are dropped
         try:
-            tokens = len(ids) if prefix is None else 0
-            need = self._need(tokens, len(keys) if tokens else 0, len(shared), tail_tokens)
-            if not self._make_room(need, _pages(tail_tokens), keep=prefix):
+            need = self._need(len(ids) if prefix is None else 0, len(shared), tail_tokens)
+            if not self._make_room(need, keep=prefix):
                 return None
             tail = self._tail(tail_tokens)
             if prefix is None and len(ids):
@@ -231,21 +303,35 @@ class PagePool:
             found.append(page)
         return found
 
-    def _need(self, tokens: int, whole: int, shared: int, tail_tokens: int) -> _Need:
-        """For a new prefix of `tokens`, `whole` of its pages, of which others hold `shared`, and a tail."""
+    def _need(self, tokens: int, shared: int, tail_tokens: int) -> _Need:
+        """For a new prefix of `tokens`, of whose pages others hold `shared`, and a tail."""
+        whole, tail = _whole_pages(tokens), _pages(tail_tokens)
         first = bool(whole) and not shared and self._arenas.packed is not None
-        return _Need(_pages(tokens - whole * PAGE) + first + _pages(tail_tokens), whole - shared - first)
+        return _Need(_pages(tokens - whole * PAGE) + first + tail, whole - shared - first, tail)
 
     def _build(self, ids: NDArray[np.int32], keys: Sequence[bytes], shared: Sequence[Page]) -> Prefix:
-        body, host = self._arenas.body, self._arenas.host
         end, pages = self._end(len(ids) - len(keys) * PAGE), list(shared)
         if keys and not shared and self._arenas.packed is not None:
             pages += _new_pages(self._arenas.exact, 1)
-        pages += _new_pages(body, min(len(keys) - len(pages), body.runs.pages_free))
+        missing, host = len(keys) - len(pages), self._arenas.host
+        on_card = max(self._card_takes(missing), missing - (host.runs.pages_free if host else 0))
+        pages += _new_pages(self._arenas.body, on_card)
         if host is not None:
-            pages += _new_pages(host, len(keys) - len(pages))
+            pages += _new_pages(host, missing - on_card)
         self._hold(pages)
         return Prefix(ids, list(keys), pages, end, len(shared) * PAGE)
+
+    def _card_takes(self, pages: int) -> int:
+        """How many pages of a body should stand on the card: all if they fit.
+
+        Where some must stand on the host anyway, a few more do, so that exact pages are left for the tails of
+        later requests.
+        """
+        exact, body = self._arenas.exact, self._arenas.body
+        free = body.runs.pages_free
+        if pages <= free or body is not exact:
+            return min(pages, free)
+        return max(0, free - min(_TAIL_PAGES, exact.runs.pages // 2))
 
     def _tail(self, tokens: int) -> Span:
         """Adjacent exact pages, known to be free."""
@@ -257,28 +343,49 @@ class PagePool:
         runs = exact.runs.take(_pages(tokens))
         return cut([Span(exact, run.start * PAGE, run.pages * PAGE) for run in runs], 0, tokens)
 
-    def _make_room(self, need: _Need, adjacent: int, keep: Prefix | None) -> bool:
-        """Move or drop idle prefixes, the longest unused first, until `need` is free; none if it cannot be.
-
-        `adjacent`: how many exact pages must stand side by side.
-        """
-        exact, body = self._arenas.exact, self._arenas.body
-        if not self._fits(need, self._free_after(self._idle(keep))):
+    def _make_room(self, need: _Need, keep: Prefix | None) -> bool:
+        """Move or drop idle prefixes, the longest unused first, until `need` is free, or none at all."""
+        enough = partial(self._is_enough, need)
+        victims = self._victims(self._idle(keep), enough)
+        if victims is None:
             return False
-        self._clear(need.body + (need.exact if body is exact else 0), keep)
-        for prefix in self._idle(keep):
-            if self._fits(need, self._free()) and exact.runs.largest >= adjacent:
-                break
+        if self._arenas.host is not None:
+            self._clear(need.body + (need.exact if self._arenas.body is self._arenas.exact else 0), keep)
+            victims = self._victims(self._idle(keep), enough)
+        for prefix in victims or ():
             self._drop(prefix)
-        return self._fits(need, self._free()) and exact.runs.largest >= adjacent
+        return True
+
+    def _victims(
+        self, candidates: Sequence[Prefix], is_enough: Callable[[_Prospect], bool]
+    ) -> list[Prefix] | None:
+        """Those to drop, the last ones spared first, none dropped without use; None if all are too few."""
+        prospect, held = _Prospect(self._arenas), [prefix for prefix in candidates if prefix.held]
+        if is_enough(prospect):
+            return []
+        for prefix in held:
+            prospect.drop(prefix)
+        if not is_enough(prospect):
+            return None
+        victims = []
+        for prefix in reversed(held):
+            prospect.spare(prefix)
+            if not is_enough(prospect):
+                prospect.drop(prefix)
+                victims.append(prefix)
+        return victims
+
+    def _is_enough(self, need: _Need, prospect: _Prospect) -> bool:
+        return self._fits(need, prospect.pages()) and prospect.largest(self._arenas.exact) >= need.adjacent
 
     def _clear(self, pages: int, keep: Prefix | None) -> None:
         """Retire idle prefixes until so many pages are free where bodies stand on the card."""
-        for prefix in self._idle(keep):
+        idle = self._idle(keep)
+        for number, prefix in enumerate(idle):
             if (missing := pages - self._arenas.body.runs.pages_free) <= 0:
                 break
             if self._movable(prefix, self._arenas.body):
-                self._retire(prefix, missing, keep)
+                self._retire(prefix, missing, idle[:number])
 
     def _fits(self, need: _Need, free: Counter[Arena]) -> bool:
         """Whether `need` is free, the body's overflow on the host."""
@@ -287,48 +394,36 @@ class PagePool:
         overflow = free[host] if host is not None else 0
         return free[exact] >= need.exact and for_body + overflow >= need.body
 
-    def _free(self) -> Counter[Arena]:
-        return Counter({arena: arena.runs.pages_free for arena in self._arenas.all()})
-
-    def _free_after(self, idle: Iterable[Prefix]) -> Counter[Arena]:
-        """What would be free if all of `idle` were dropped."""
-        free, held = self._free(), Counter[Page]()
-        for prefix in idle:
-            held.update(prefix.pages)
-            free[self._arenas.exact] += sum(_pages(span.tokens) for span in prefix.end)
-        free.update(page.arena for page, holders in held.items() if page.holders == holders)
-        return free
-
     def _idle(self, keep: Prefix | None) -> list[Prefix]:
         return [prefix for prefix in self._prefixes.values() if not prefix.users and prefix is not keep]
-
-    def _is_away(self, prefix: Prefix) -> bool:
-        return any(page.arena is self._arenas.host for page in prefix.pages)
 
     def _movable(self, prefix: Prefix, source: Arena) -> list[Page]:
         """Its own pages in `source`: those that it shares may be in use where they stand."""
         return [page for page in prefix.pages if page.arena is source and page.holders == 1]
 
-    def _retire(self, prefix: Prefix, pages: int, keep: Prefix | None) -> None:
-        """Its last `pages` to the host, where those unused for longer make room, else all of it away."""
+    def _retire(self, prefix: Prefix, pages: int, others: Sequence[Prefix]) -> None:
+        """Its last `pages` to the host, where idle `others` make room, else all of it away."""
         if not prefix.held:
             return
         host, movable = self._arenas.host, self._movable(prefix, self._arenas.body)[-pages:]
-        if host is not None and prefix.complete and movable:
-            for other in self._idle(keep):
-                if host.runs.pages_free < len(movable) and other is not prefix and self._is_away(other):
-                    self._drop(other)
-            if host.runs.pages_free >= len(movable):
-                self._move(movable, host)
-                return
-        self._drop(prefix)
+        if host is not None and prefix.complete and self._host_takes(host, len(movable), others):
+            self._move(movable, host)
+        else:
+            self._drop(prefix)
+
+    def _host_takes(self, host: Arena, pages: int, others: Sequence[Prefix]) -> bool:
+        """Whether the host has room for so many pages, when as few of `others` as it takes are dropped."""
+        victims = self._victims(others, lambda prospect: prospect.pages()[host] >= pages)
+        for prefix in victims or ():
+            self._drop(prefix)
+        return victims is not None
 
     def _promote(self, prefix: Prefix) -> None:
         """Bring pages back from the host as far as the card has room."""
         host = self._arenas.host
         if host is not None and prefix.complete and (away := self._movable(prefix, host)):
             self._clear(len(away), prefix)
-            self._move(away[: self._arenas.body.runs.pages_free], self._arenas.body)
+            self._move(away[: self._card_takes(len(away))], self._arenas.body)
 
     def _move(self, pages: Sequence[Page], target: Arena) -> None:
         if not pages:

@@ -29,11 +29,6 @@ class Runs:
     def pages_free(self) -> int:
         return sum(run.pages for run in self._free)
 
-    @property
-    def largest(self) -> int:
-        """Pages of the largest free run."""
-        return max((run.pages for run in self._free), default=0)
-
     def take(self, pages: int) -> list[Run]:
         """Pages from the smallest run that holds them all, else from the largest ones.
 

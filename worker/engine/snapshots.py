@@ -220,6 +220,8 @@ class SnapshotStore:
         stop: int,
         buffers: Sequence[memoryview],
         on_done: Callable[[bool], None] = lambda stored: None,
+        *,
+        owners: frozenset[str] = frozenset(),
     ) -> bool:
         """Have pages `start` to `stop` (exclusive) of `chain` stored; never waits for the disk.
 
@@ -232,7 +234,7 @@ class SnapshotStore:
             raise ValueError("An extent holds at least one page and one byte.")
         keys, parent = tuple(chain[start:stop]), chain[start - 1] if start else _BEGIN
         path = self._own_folder / f"{start:06}-{stop:06}-{keys[-1].hex()}{files.SUFFIX}"
-        job = _Job(Extent(path, self._fingerprint, start, parent, keys, size), buffers, on_done)
+        job = _Job(Extent(path, self._fingerprint, start, parent, keys, size, owners), buffers, on_done)
         with self._changed:
             known = self._index.holds(keys)
             taken = not known and path not in self._pending and self._takes(job)
@@ -254,20 +256,26 @@ class SnapshotStore:
         with self._changed:
             return self._changed.wait_for(lambda: not self._pending, timeout_s)
 
-    def forget(self, chain: Sequence[bytes]) -> int:
-        """Delete every extent of `chain`, of whatever identity, that holds pages of no other chain.
+    def owners(self) -> set[str]:
+        """Of all that is stored, under whatever identity and by whatever process, or about to be."""
+        self._refresh()
+        with self._changed:
+            extents = [*self._all(), *(job.extent for job in self._pending.values())]
+            return {owner for extent in extents for owner in extent.owners}
+
+    def forget(self, owners: Collection[str]) -> int:
+        """Delete every extent, of whatever identity, that is of one of `owners`.
 
         Returns bytes. Queued extents are dropped and those being written waited for.
         """
         self._refresh()
-        members = frozenset(chain)
         with self._changed:
             for job in self._pending.values():
-                job.cancelled |= job.extent.keys[-1] in members
+                job.cancelled |= not job.extent.owners.isdisjoint(owners)
             self._changed.wait_for(lambda: not any(job.cancelled for job in self._pending.values()))
-            private = [extent for index in self._indexes.values() for extent in index.private(chain)]
-        self._remove(private)
-        return sum(extent.file_bytes for extent in private)
+            gone = [extent for extent in self._all() if not extent.owners.isdisjoint(owners)]
+        self._remove(gone)
+        return sum(extent.file_bytes for extent in gone)
 
     def usage(self) -> SnapshotUsage:
         with self._changed:
@@ -508,18 +516,6 @@ class _Index:
             for extent, used_ns in self._used_ns.items()
             if not any(key in self._following or key in parents for key in reversed(extent.keys))
         ]
-
-    def private(self, chain: Sequence[bytes]) -> list[Extent]:
-        """The extents of `chain` that reach beyond what it shares with others."""
-        members = frozenset(chain)
-        own: set[Extent] = set()
-        shared = 0
-        for place, key in enumerate(chain):
-            near = self._holding.get(key, set()) | self._following.get(key, set())
-            own |= {extent for extent in near if extent.keys[-1] in members}
-            if near - own:
-                shared = place + 1
-        return [extent for extent in own if extent.stop > shared]
 
 
 def _drop(extents: dict[bytes, set[Extent]], key: bytes, extent: Extent) -> None:

@@ -36,6 +36,7 @@ class Task:
         self.keys = body_keys(self.prefix_ids)
         self.tail_tokens = len(request.suffix) + request.sampling.max_tokens
         self.deadline = request.deadline
+        self.owners = request.owners
         self.generation = LocalGeneration()
         self.lease: Lease  #: from admission on
         self.overtaken = 0  #: later requests admitted before this one
@@ -56,6 +57,9 @@ class Task:
     def admit(self) -> None:
         """Start, on the memory of `lease`."""
         self._before = self.lease.before()
+        prefix = self.lease.prefix
+        if self._archive is not None and prefix is not None and prefix.complete:
+            self._archive.keep(prefix)
         self._sampler = Sampler(self._request.sampling, self._request.mask, self._decoder.device)
         self._admitted = time.monotonic()
 

@@ -6,7 +6,7 @@ One request is one prompt: a prefix (template head and documents, kept between r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -89,6 +89,7 @@ class Request:
     sampling: Sampling = Sampling()
     mask: TokenMask | None = None
     deadline: float | None = None  #: on the clock of `time.monotonic()`
+    owners: frozenset[str] = frozenset()  #: of what the prefix is made of, by names that mean nothing here
 
     def __post_init__(self) -> None:
         if len(self.suffix) == 0:
@@ -178,6 +179,17 @@ class Engine(Protocol):
         ...
 
     def capacity(self) -> Capacity: ...
+
+    def owners(self) -> set[str]:
+        """Of all that was read and is kept, in memory or on disk, also by earlier processes."""
+        ...
+
+    def forget(self, owners: Collection[str]) -> None:
+        """Give up what was read of `owners`, alone or with others.
+
+        What is in use stays, and may still be stored, until a later call: repeat while `owners` names them.
+        """
+        ...
 
     @property
     def failed(self) -> bool:
