@@ -232,6 +232,7 @@ def tiers(bench: Bench, tokens: int, format: str) -> dict[str, Any]:
     ids, other = document(tokens), document(tokens, seed=2)
     found: dict[str, Any] = {}
     with bench.engine(format, tokens, **options) as engine:
+        found["host_locked_gib"], found["host_asked_gib"] = locked() / GIB, options["host_bytes"] / GIB
         prefix = fill(engine, ids)
         ask(engine, ids, 0, 2)
         found["card"] = ask(engine, ids, 0, 2)
@@ -253,6 +254,12 @@ def tiers(bench: Bench, tokens: int, format: str) -> dict[str, Any]:
         found["disk"] = ask(engine, ids, 0, 2)
     shutil.rmtree(folder)
     return found
+
+
+def locked() -> int:
+    """Bytes of shared memory that this process holds: what cards read in place stands there."""
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssShmem:"))
+    return int(line.split()[1]) * 1_024
 
 
 def killed(bench: Bench, tokens: int, format: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from worker.engine.formats import PAGE, packed_format
 from worker.engine.kernels import reference
 from worker.engine.kernels.plan import Group, Plan, Span, Tail, plan
+from worker.engine.kv import Shape
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
 
@@ -143,6 +144,14 @@ def test_queries_as_the_left_operand_give_what_the_reference_gives(name: str, ro
         reference.attend_packed(*read, *want, SCALE)
     assert error(got[0], want[0]) < 1e-2
     assert error(got[1], want[1]) < 1e-2
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_the_test_at_the_start_finds_every_kernel_right(rows: int) -> None:
+    from worker.engine.kernels.selftest import worst_error
+
+    for packed in (None, packed_format("fp8", KV_HEADS, DIM), packed_format("int4", KV_HEADS, DIM)):
+        assert worst_error(packed, Shape(1, KV_HEADS, DIM), HEADS, rows, torch.device("cuda")) < 1e-2
 
 
 def test_a_step_in_a_graph_follows_the_tails_as_they_grow() -> None:

@@ -90,6 +90,24 @@ def test_every_layer_of_a_model_is_adopted() -> None:
     assert adopt(model) == 0
 
 
+class Doubled(Linear4bit):
+    """Whose product is not what its weight gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_layers_stay_bitsandbytes_own_where_our_products_are_not_theirs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    layer = quantized(64, 128)
+    layer.__class__ = Doubled
+    model = nn.Sequential(layer, quantized(128, 64))
+    assert adopt(model) == 2
+    assert all(isinstance(module, Linear4bit) for module in model)
+    assert "rows is off by 0.5" in caplog.text
+
+
 class Heads(nn.Module):
     """Three projections of one input, as in an attention layer."""
 

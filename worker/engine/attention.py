@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,15 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple
     return output.reshape(q.shape), lse.reshape(q.shape[:3])
 
 
+def _flash3(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    from flash_attn_interface import flash_attn_func
+
+    output, lse = flash_attn_func(
+        *(x.transpose(1, 2) for x in (q, k, v)), softmax_scale=scale, causal=causal, return_attn_probs=True
+    )
+    return output.transpose(1, 2), lse
+
+
 def _by_group(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """KV heads as the batch and their groups as the heads: shared by strides, not by copies."""
     groups = k.shape[1], q.shape[1] // k.shape[1]
@@ -90,8 +100,9 @@ def _repeat_heads(x: Tensor, heads: int) -> Tensor:
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
-# The fastest first. cuDNN is nearly twice as fast as flash with many queries; with one query it is 17 times
-# slower, and it takes about 50 ms to plan for every new shape, which a short suffix would pay each time.
+# The fastest first, but for FlashAttention-3. cuDNN is nearly twice as fast as flash with many queries; with
+# one query it is 17 times slower, and it takes about 50 ms to plan for every new shape, which a short suffix
+# would pay each time.
 _MANY: dict[str, list[Kernel]] = {"cpu": [_flash_cpu], "cuda": [_cudnn, _flash_cuda]}
 _FEW: dict[str, list[Kernel]] = {"cpu": [_flash_cpu], "cuda": [_flash_cuda]}
 _FEW_QUERIES = 512
@@ -206,10 +217,17 @@ def select(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, 
         torch.randn(2, 1, keys, kv_heads, dim, device=device, generator=generator).to(dtype).transpose(2, 3)
     )
     return Attention(
-        many=first_right(_MANY[device.type], _questions([_FEW_QUERIES], heads, k, generator), k, v),
+        many=first_right(_many(device), _questions([_FEW_QUERIES], heads, k, generator), k, v),
         few=first_right(_FEW[device.type], _questions([1, _FEW_QUERIES // 4], heads, k, generator), k, v),
         merge=_fastest_merge(device, dim),
     )
+
+
+def _many(device: torch.device) -> list[Kernel]:
+    """Kernels for many queries: FlashAttention-3 first, where it is installed and the card is of its kind."""
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+    installed = hopper and find_spec("flash_attn_interface") is not None
+    return [_flash3] * installed + _MANY[device.type]
 
 
 def _fastest_merge(device: torch.device, dim: int) -> Merge:
@@ -233,7 +251,11 @@ def first_right(kernels: Sequence[Kernel], questions: Sequence[Tensor], k: Tenso
     for kernel in kernels:
         try:
             error = max(_error(kernel, q, k, v) for q in questions)
-        except RuntimeError as exc:  # not built for this device, or refuses these shapes
+        except (
+            ImportError,
+            RuntimeError,
+            TypeError,
+        ) as exc:  # another card, shape or version
             logger.warning("Attention kernel %s failed its self-test: %s", kernel.__name__, exc)
             continue
         if error <= _TOLERANCE[k.dtype]:

@@ -8,6 +8,7 @@ of bitsandbytes' fp32 product.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -17,9 +18,12 @@ from torch import Tensor, nn
 
 from worker.engine.errors import ModelLoadError
 
+logger = logging.getLogger(__name__)
+
 GROUP = 64  # inputs that share an absmax
 BLOCK = 256  # inputs of one block of the layout, four groups
 FUSED_ROWS = 64  # more rows are faster through a dequantized weight
+_TOLERANCE = 1e-2  # relative, beside bitsandbytes' own product in bf16
 _TILE = 64  # outputs are padded to a multiple of this
 _PLANES, _PAIRS = 4, 32
 
@@ -182,18 +186,41 @@ class Kept:
 def adopt(model: nn.Module) -> int:
     """Puts an `NF4Linear` in the place of every `Linear4bit` of `model`; returns how many there were.
 
-    Queries, keys and values of an attention layer become shares of one.
+    Queries, keys and values of an attention layer become shares of one. Where the kernels do not run, or are
+    wrong, bitsandbytes' own layers stay.
     """
     from bitsandbytes.nn.modules import Linear4bit
 
-    count = 0
+    found = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    if found and (fault := _fault(found[0])):
+        logger.warning("Products with 4-bit weights are left to bitsandbytes, which is slower: %s", fault)
+        return len(found)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Linear4bit):
                 setattr(parent, name, NF4Linear.from_linear4bit(child))
-                count += 1
         _share(parent)
-    return count
+    return len(found)
+
+
+@torch.inference_mode()
+def _fault(module: Any) -> str | None:
+    """Why the kernels cannot take the place of a `Linear4bit`, whose own product is the measure."""
+    device = module.weight.device
+    generator = torch.Generator(device).manual_seed(0)
+    try:
+        layer = NF4Linear.from_linear4bit(module)
+        dtype = torch.bfloat16 if layer.bias is None else layer.bias.dtype
+        for rows in (1, FUSED_ROWS, FUSED_ROWS + 1):
+            x = torch.randn(rows, layer.in_features, device=device, generator=generator).to(dtype)
+            got, want = layer(x).float(), module(x).float()
+            if not (error := float((got - want).norm() / want.norm())) <= _TOLERANCE:
+                return f"the kernel for {rows} rows is off by {error:.2g}"
+    except ModelLoadError:
+        raise
+    except Exception as exc:  # no compiler, or a card that Triton does not know
+        return str(exc)
+    return None
 
 
 def _share(parent: nn.Module, names: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")) -> None:

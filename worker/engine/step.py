@@ -21,12 +21,14 @@ from worker.engine.formats import PackedFormat
 from worker.engine.kernels import decode
 from worker.engine.kernels.plan import COLUMNS, Group, Plan, Tail, plan
 from worker.engine.kernels.plan import Span as Stretch
+from worker.engine.kernels.selftest import worst_error
 from worker.engine.kv import Arena, ExactArena, PackedArena, Span
 from worker.engine.passes import Seat
 from worker.engine.pool import Arenas
 from worker.engine.writer import PlainWriter, Writer, Written, widths
 
 _MOST_PARTS = 1_024
+_TOLERANCE = 2e-2  # relative, of bf16
 
 
 class GraphWriter:
@@ -45,10 +47,15 @@ class GraphWriter:
         self._ahead: _Ahead | None = None
 
     def warm_up(self) -> None:
-        """Capture all graphs, so that no answer waits for it."""
+        """Test the kernels and capture all graphs, so that no answer waits for it.
+
+        Raises `RuntimeError` where a kernel is wrong on this card, and what compilers raise.
+        """
         for seats in self._widths:
             rows = 1
             while rows <= seats:
+                if seats == self._state.seats:
+                    self._state.check(rows)
                 form = _Form(seats, rows)
                 self._graphs[form] = self._capture(form)
                 rows *= 2
@@ -181,6 +188,14 @@ class _State:
         self._tail_lengths = torch.zeros(seats, dtype=torch.int32, device=device)
         self._beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._form, self._layer = _Form(1, 1), 0
+
+    def check(self, rows: int) -> None:
+        """Raises `RuntimeError` where the kernels for so many seats on a document are wrong."""
+        decoder = self._decoder
+        for arena in self._named.values():
+            error = worst_error(_format(arena), decoder.shape, decoder.heads, rows, decoder.device)
+            if not error <= _TOLERANCE:
+                raise RuntimeError(f"the kernels for {rows} seats on one document are off by {error:.2g}")
 
     def programs(self, rows: int) -> dict[str, int]:
         """For each arena, how many programs of its kernel run at a time for one KV head."""

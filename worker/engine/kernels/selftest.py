@@ -1,0 +1,59 @@
+"""Are the kernels for writing right on this card? Asked once, before the first answer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worker.engine.formats import PAGE, PackedFormat
+from worker.engine.kernels import decode, reference
+from worker.engine.kernels.plan import Group, Span, Tail, plan
+from worker.engine.kv import Shape
+
+_TAIL = 64  # tokens; seats hold from 1 of them on
+_PAGES = 5  # of the document
+_ITEMS = 8
+
+
+def worst_error(
+    packed: PackedFormat | None, shape: Shape, heads: int, rows: int, device: torch.device
+) -> float:
+    """The largest relative error of what `rows` seats on one document get, against `reference`; maybe NaN."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def noise(*size: int) -> Tensor:
+        return torch.randn(size, device=device, generator=generator).bfloat16()
+
+    document = Span("packed" if packed else "exact", 0, _PAGES * PAGE)
+    tails = [Tail((_PAGES + 1) * PAGE + seat * _TAIL, _TAIL) for seat in range(rows)]
+    keys, values = noise(2, tails[-1].start + _TAIL, shape.kv_heads, shape.dim).unbind()
+    cut = plan(
+        [Group([document, Span("exact", _PAGES * PAGE, PAGE)], tails)],
+        dict.fromkeys(("exact", "packed"), _ITEMS),
+    )
+    work = {
+        name: (torch.tensor(items, device=device), torch.tensor(len(items), dtype=torch.int32, device=device))
+        for name, items in cut.items.items()
+    }
+    part_counts = torch.tensor(cut.part_counts, device=device)
+    lengths = torch.arange(1, rows + 1, dtype=torch.int32, device=device)
+    q, scale = noise(rows, heads, shape.dim), shape.dim**-0.5
+    size = rows, int(part_counts.max()), heads
+    outs = []
+    for kernels, own in ((decode, (rows,)), (reference, ())):
+        parts = torch.zeros(*size, shape.dim, device=device), torch.zeros(size, device=device)
+        kernels.attend_exact(q, keys, values, *work["exact"], lengths, *parts, scale, *own)
+        if packed is not None:
+            pages = _pages(packed, keys, values)
+            kernels.attend_packed(packed, q, *pages, *work["packed"], *parts, scale, *own)
+        outs.append(torch.zeros(rows, heads, shape.dim, device=device))
+        kernels.merge(*parts, part_counts, outs[-1])
+    got, want = outs
+    return float(((got - want).norm(dim=(1, 2)) / want.norm(dim=(1, 2))).max())
+
+
+def _pages(packed: PackedFormat, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    codes = torch.empty(packed.codes_shape(_PAGES), dtype=torch.uint8, device=keys.device)
+    scales = torch.empty(packed.scales_shape(_PAGES), dtype=torch.bfloat16, device=keys.device)
+    packed.pack(keys[: _PAGES * PAGE], values[: _PAGES * PAGE], codes, scales)
+    return codes, scales
