@@ -1,26 +1,26 @@
 """Problems: what can be wrong with a request, and how every error is told over HTTP (RFC 9457).
 
-    ApiError
-    ├── BadRequest             the request is not HTTP as this server understands it
-    │   ├── MalformedJson
-    │   └── MalformedForm
-    ├── CrossSite              a browser was sent here by another site
-    ├── UntrustedHost          the request is for a name this server does not have
-    ├── RouteNotFound
-    ├── MethodNotAllowed
-    ├── BodyTooLarge
-    ├── UnsupportedMediaType
-    ├── InvalidRequest         well-formed, and wrong
-    │   ├── InvalidSchema
-    │   ├── InvalidPreviousJob
-    │   ├── WebhookRefused
-    │   └── ToolRefused
-    ├── TextNotReady           the document is not parsed yet
-    ├── Unavailable            come back later
-    │   ├── DatabaseUnavailable
-    │   ├── NotReady
-    │   └── TooManyStreams
-    └── ServerError            a bug; the log has it under the request's id
+ApiError
+├── BadRequest             the request is not HTTP as this server understands it
+│   ├── MalformedJson
+│   └── MalformedForm
+├── CrossSite              a browser was sent here by another site
+├── UntrustedHost          the request is for a name this server does not have
+├── RouteNotFound
+├── MethodNotAllowed
+├── BodyTooLarge
+├── UnsupportedMediaType
+├── InvalidRequest         well-formed, and wrong
+│   ├── InvalidSchema
+│   ├── InvalidPreviousJob
+│   ├── WebhookRefused
+│   └── ToolRefused
+├── TextNotReady           the document is not parsed yet
+├── Unavailable            come back later
+│   ├── DatabaseUnavailable
+│   ├── NotReady
+│   └── TooManyStreams
+└── ServerError            a bug; the log has it under the request's id
 """
 
 from __future__ import annotations

@@ -1,22 +1,22 @@
 """Errors of the record.
 
-    RecordError
-    ├── NotFound
-    │   ├── DocumentNotFound
-    │   ├── JobNotFound
-    │   ├── BatchNotFound
-    │   └── DeliveryNotFound
-    ├── Conflict
-    │   ├── IllegalMove          the job's status does not allow what was asked
-    │   ├── DocumentInUse
-    │   └── ResultNotReady
-    ├── DocumentFailed           a job names a document that could not be parsed
-    ├── IdempotencyKeyReused
-    ├── QueueFull
-    ├── UploadTooLarge
-    ├── UploadEmpty
-    ├── StorageFull
-    └── LeaseLost                another worker owns the work now; never shown to users
+RecordError
+├── NotFound
+│   ├── DocumentNotFound
+│   ├── JobNotFound
+│   ├── BatchNotFound
+│   └── DeliveryNotFound
+├── Conflict
+│   ├── IllegalMove          the job's status does not allow what was asked
+│   ├── DocumentInUse
+│   └── ResultNotReady
+├── DocumentFailed           a job names a document that could not be parsed
+├── IdempotencyKeyReused
+├── QueueFull
+├── UploadTooLarge
+├── UploadEmpty
+├── StorageFull
+└── LeaseLost                another worker owns the work now; never shown to users
 """
 
 from __future__ import annotations

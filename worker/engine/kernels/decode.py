@@ -505,9 +505,9 @@ LAUNCHES = {
     (2, 128): Launch(per_sm=1, block=1, stages=2, warps=8),
     (4, 8): Launch(per_sm=3, block=2, stages=3, warps=4),
     (4, 16): Launch(per_sm=4, block=2, stages=2, warps=2),
-    (4, 32): Launch(per_sm=2, block=2, stages=2, warps=4),
+    (4, 32): Launch(per_sm=2, block=2, stages=3, warps=4),
     (4, 64): Launch(per_sm=2, block=1, stages=3, warps=4, wide=True),
-    (4, 128): Launch(per_sm=1, block=2, stages=2, warps=8),
+    (4, 128): Launch(per_sm=1, block=1, stages=2, warps=8),
 }
 
 
@@ -526,10 +526,11 @@ def launch_on(device: torch.device, planes: int, columns: int) -> Launch:
     launch = LAUNCHES[planes, columns]
     if device.type == "cuda":
         card = torch.cuda.get_device_properties(device)
-        if planes == 1 and card.shared_memory_per_multiprocessor < 160 * 1024:
+        small = card.shared_memory_per_multiprocessor < 160 * 1024
+        if planes == 1 and small:
             launch = replace(launch, block=launch.block // 2)
-        if planes > 1 and launch.wide and (card.major, card.minor) < (8, 9):  # cannot convert e4m3
-            launch = Launch(per_sm=1, block=2, stages=2, warps=8)
+        if planes > 1 and launch.wide and (small or (card.major, card.minor) < (8, 9)):  # without e4m3
+            launch = Launch(per_sm=1, block=1, stages=2, warps=8)
     return launch
 
 
