@@ -85,7 +85,8 @@ class Settings(BaseSettings):
     webhook_secret: str = ""
     #: Private networks (CIDR) webhooks may be sent to, for receivers of your own.
     webhook_allow: tuple[str, ...] = ()
-    webhook_timeout_s: float = 15.0
+    #: The time of one delivery, from connecting to the end of the answer.
+    webhook_timeout_s: float = Field(default=15.0, gt=0)
     #: The time of one call of a tool, from connecting to the end of its answer.
     tool_timeout_s: float = Field(default=20.0, gt=0)
     #: Folder of prompts of your own (`*.md`): each makes a kind of job, or replaces one of ours.

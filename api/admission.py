@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
@@ -113,7 +114,7 @@ class Admission:
 
 
 def _params(work: Work) -> Params:
-    if sum(1 for _ in _values(work.params)) > VALUES_LIMIT:
+    if any(islice(_values(work.params), VALUES_LIMIT, None)):
         raise InvalidRequest(errors=[Fault(at="/params", message=f"more than {VALUES_LIMIT:,} values")])
     try:
         return work.checked()

@@ -33,7 +33,9 @@ class Receiver:
         self._messages: Queue[Received] = Queue()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.receiver = self  # type: ignore[attr-defined]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="receiver", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name="receiver", daemon=True
+        )
 
     @property
     def url(self) -> str:

@@ -4,7 +4,8 @@ python -m benchmarks.checking
 1. Quotations in three million characters of English, Chinese, and clauses that are all alike: as they stand,
    set otherwise, with slips (3 of 100 characters), and made up (their letters shuffled). Ours against
    `rapidfuzz.fuzz.partial_ratio_alignment` and `difflib`, each on the whole text.
-2. Two versions of a text of 100,000 words with 500 known edits and 40 lines moved: ours against aligning the
+2. The same with slips in a text that is one phrase over and over.
+3. Two versions of a text of 100,000 words with 500 known edits and 40 lines moved: ours against aligning the
    words of the whole by `rapidfuzz` and `difflib`; the words each calls changed, and the edits among them.
 """
 
@@ -83,7 +84,7 @@ def quotations(line: Callable[[random.Random], str]) -> dict[str, Any]:
     first_s = time.perf_counter() - began
     places = [(n, rng.randrange(1_500)) for n in rng.sample(range(len(pages)), QUOTES)]
     true = [(n + 1, pages[n][at : at + rng.randint(60, 300)]) for n, at in places]
-    kinds = {
+    kinds: dict[str, Sequence[tuple[int | None, str]]] = {
         "as it stands": true,
         "set otherwise": [(page, " ".join(quote.upper().split())) for page, quote in true],
         "with slips": [(page, slips(rng, quote)) for page, quote in true],
@@ -96,6 +97,15 @@ def quotations(line: Callable[[random.Random], str]) -> dict[str, Any]:
         slow = timed(lambda quote: whole_by_difflib(quote, text), quotes[:_FEW]) if line is english else None
         rows.append({"kind": kind, "ours": ours, "rapidfuzz": theirs, "difflib": slow})
     return {"text": line.__name__, "characters": len(text.text), "first_s": first_s, "rows": rows}
+
+
+def repeated(phrase: str) -> dict[str, Any]:
+    """Near copies of 400 characters of a text that is one phrase over and over: nothing can be left out."""
+    text = source([phrase * (3_000 // len(phrase))] * (CHARACTERS // 3_000))
+    quotes = [(1, slips(random.Random(seed), text.text[:400])) for seed in range(_FEW)]
+    verify(quotes[0][1], [text])
+    ours = timed(lambda quote: verify(quote, [text])["page"], quotes)
+    return {"phrase": phrase, "ours": ours, "rapidfuzz": timed(lambda q: whole_by_rapidfuzz(q, text), quotes)}
 
 
 def whole_by_rapidfuzz(quote: str, text: Source) -> int | None:
@@ -189,14 +199,18 @@ def tabulate(figures: dict[str, Any]) -> list[Table]:
 
 
 def main() -> None:
-    figures = {
+    figures: dict[str, Any] = {
         "quotations": [quotations(line) for line in (english, chinese, clauses)],
+        "repeated": [repeated(phrase) for phrase in ("The tenant shall pay the rent. ", "0 | ")],
         "versions": versions(),
     }
     for table in tabulate(figures):
         Console(width=160).print(table)
     for found in figures["quotations"]:
         print(f"{found['text']}: first quotation, with preparing the text: {found['first_s']:.2f} s")
+    for found in figures["repeated"]:
+        ours, theirs = (found[who]["longest_s"] for who in ("ours", "rapidfuzz"))
+        print(f"“{found['phrase']}” over and over, with slips: {ours:.2f} s, rapidfuzz {theirs:.2f} s")
     report.save("checking", figures)
 
 

@@ -23,13 +23,13 @@ def glm(**options: Any) -> Any:
 
 def to_nf4(module: torch.nn.Module) -> None:
     """Quantize the linear layers below `module`, on the card."""
-    import bitsandbytes as bnb
+    from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
     for name, child in module.named_children():
         if not isinstance(child, torch.nn.Linear):
             to_nf4(child)
             continue
-        linear = bnb.nn.Linear4bit(
+        linear = Linear4bit(
             child.in_features,
             child.out_features,
             bias=child.bias is not None,
@@ -38,8 +38,8 @@ def to_nf4(module: torch.nn.Module) -> None:
             quant_type="nf4",
             device="meta",
         )
-        linear.weight = bnb.nn.Params4bit(
+        linear.weight = Params4bit(
             child.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
-        ).to("cuda")
+        ).to("cuda")  # type: ignore[misc]
         linear.bias = child.bias
         setattr(module, name, linear)

@@ -143,7 +143,7 @@ def microseconds(run: Callable[[int], Any], calls: int = 6, replays: int = 7) ->
             run(number)
     times = []
     for _ in range(replays):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         graph.replay()
         end.record()

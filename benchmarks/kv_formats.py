@@ -65,6 +65,7 @@ class PackedReader:
         if pages <= self._pages:
             return
         past = slice(self._pages * PAGE, pages * PAGE)
+        layer: Any  # holds keys and values, as every layer of attention does
         for layer in self._cache.layers:
             keys, values = (x[0, :, past].transpose(0, 1).contiguous() for x in (layer.keys, layer.values))
             codes = torch.empty(packed.codes_shape(pages - self._pages), dtype=torch.uint8)

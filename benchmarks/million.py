@@ -99,7 +99,7 @@ class Bench:
 
 
 def document(tokens: int, seed: int = 1) -> list[int]:
-    return np.random.default_rng(seed).integers(300, 151_000, tokens).tolist()
+    return list(map(int, np.random.default_rng(seed).integers(300, 151_000, tokens)))
 
 
 def fill(engine: LocalEngine, ids: Sequence[int]) -> Prefix:
@@ -228,7 +228,7 @@ def tiers(bench: Bench, tokens: int, format: str) -> dict[str, Any]:
     """First token when the pages are on the card, on the host, and on disk after a restart."""
     folder = Path("/tmp/unabridged-snapshots")
     body = bytes_per_token(_SHAPE, torch.bfloat16, format)  # type: ignore[arg-type]
-    options = {"host_bytes": tokens * body + (1 << 30), "disk_folder": folder, "disk_bytes": 1 << 40}
+    options: Any = {"host_bytes": tokens * body + (1 << 30), "disk_folder": folder, "disk_bytes": 1 << 40}
     ids, other = document(tokens), document(tokens, seed=2)
     found: dict[str, Any] = {}
     with bench.engine(format, tokens, **options) as engine:
@@ -237,7 +237,7 @@ def tiers(bench: Bench, tokens: int, format: str) -> dict[str, Any]:
         ask(engine, ids, 0, 2)
         found["card"] = ask(engine, ids, 0, 2)
         begin = time.perf_counter()
-        engine.archive.keep(prefix)
+        engine.archive.keep(prefix)  # type: ignore[union-attr]
         ask(engine, ids, 0, 2)  # wakes the engine
         while prefix.kept <= len(prefix.pages):
             time.sleep(0.1)
@@ -361,7 +361,7 @@ def main(arguments: Sequence[str]) -> None:
     for part in parts:
         name, *options = part.split(":")
         values = [int(option) if option.isdecimal() else option for option in options]
-        bench.record(part, lambda name=name, values=values: PARTS[name](bench, *values))
+        bench.record(part, lambda name=name, values=values: PARTS[name](bench, *values))  # type: ignore[misc]
 
 
 if __name__ == "__main__":

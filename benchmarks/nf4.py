@@ -17,6 +17,7 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def graph_ms(run: Callable[[], object], rounds: int = 15) -> float:
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end))
-    return statistics.median(times)
+    return float(statistics.median(times))
 
 
 def one_product_us(weights: Weights, rows: int, how: Program) -> float:
@@ -105,7 +106,7 @@ def one_product_us(weights: Weights, rows: int, how: Program) -> float:
 
 
 def error(product: Tensor, exact: Tensor) -> float:
-    return ((product.double() - exact).norm() / exact.norm()).item()
+    return float((product.double() - exact).norm() / exact.norm())
 
 
 def right(figures: dict[str, Any]) -> None:
@@ -184,7 +185,7 @@ def whole_step(figures: dict[str, Any], chosen: dict[str, Program]) -> None:
                 return
             try:
                 inputs = {n: torch.randn(rows, n, device="cuda").bfloat16() for n in (4096, 13696)}
-                told[f"{rows} rows"] = graph_ms(lambda inputs=inputs, how=how: step(inputs, how))
+                told[f"{rows} rows"] = graph_ms(partial(step, inputs, how))
             except Exception:
                 told[f"{rows} rows"] = traceback.format_exc()[-1500:]
 

@@ -22,13 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jsonschema import validators
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import report
-from jobs.params import ExtractParams
+from jobs.params import ExtractParams, dialect_of
 from settings import Settings
 from worker.dictation import dictate
 from worker.engine import (
@@ -129,7 +128,7 @@ def tried(engine: Engine, section: Section, schema: dict[str, Any]) -> dict[str,
         said = dictate(reader, section, [Turn("user", prompt)], schema, Sampling(max_tokens=PIECE))
     except (EngineError, OutputCutOff) as exc:
         return {"outcome": "failed", "reason": f"{exc.code}: {exc}"[:200]}
-    faults = list(validators.validator_for(schema)(schema).iter_errors(said.value))
+    faults = list(dialect_of(schema)(schema).iter_errors(said.value))
     return {
         "outcome": "invalid" if faults else "valid",
         "reason": faults[0].message[:200] if faults else None,

@@ -22,7 +22,7 @@ from jobs.page import Page, page_of
 from jobs.params import NewJob, Work
 from jobs.queues import MODEL, READ
 from jobs.status import MOVES, UNFINISHED, UNSUCCESSFUL, DocumentStatus, Phase, Status
-from jobs.tables import BatchRow, DocumentRow, JobDocumentRow, JobRow
+from jobs.tables import BatchRow, DocumentRow, JobDocumentRow, JobRow, OutboxRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,14 +219,21 @@ class Ledger:
             return {Status(status): count for status, count in found}
 
     def queue_position(self, row: JobRow) -> int | None:
-        """1 for the next job in the queue; None for one that does not wait."""
+        """1 for the next job in the queue, which is in the order of ringing; None for one that does not wait.
+
+        A job that waits for a document has not been rung for and comes after all that have.
+        """
         if row.status != Status.QUEUED:
             return None
+        before = select(func.count()).where(OutboxRow.queue == MODEL)
+        unheard = select(func.count()).where(
+            JobRow.status == Status.QUEUED, JobRow.phase == Phase.PARSING, JobRow.id <= row.id
+        )
         with self._database.reading() as session:
-            older = session.scalar(
-                select(func.count()).where(JobRow.status == Status.QUEUED, JobRow.id <= row.id)
-            )
-        return older or 1
+            if row.phase == Phase.PARSING:
+                return (session.scalar(before) or 0) + (session.scalar(unheard) or 1)
+            own = select(OutboxRow.id).where(OutboxRow.subject_id == row.id).scalar_subquery()
+            return session.scalar(before.where(OutboxRow.id <= own)) or 1
 
     def conversation(self, row: JobRow) -> list[JobRow]:
         """The completed chat jobs that `row` follows, oldest first.

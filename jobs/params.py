@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import jsonschema
+from jsonschema.protocols import Validator
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from jobs.status import Kind
@@ -37,15 +38,42 @@ class Params(BaseModel):
         return []
 
 
-def _check_is_schema(schema: dict[str, Any]) -> dict[str, Any]:
+_2020_12 = "https://json-schema.org/draft/2020-12/schema"
+#: What a schema may declare in `$schema`, and what judges values by it.
+DIALECTS: dict[str, type[Validator]] = {
+    "http://json-schema.org/draft-04/schema": jsonschema.Draft4Validator,
+    "http://json-schema.org/draft-06/schema": jsonschema.Draft6Validator,
+    "http://json-schema.org/draft-07/schema": jsonschema.Draft7Validator,
+    "https://json-schema.org/draft/2019-09/schema": jsonschema.Draft201909Validator,
+    _2020_12: jsonschema.Draft202012Validator,
+}
+
+
+def dialect_of(schema: Mapping[str, Any]) -> type[Validator]:
+    """What judges values by a schema: that of the dialect it declares, else 2020-12.
+
+    Raises:
+        ValueError: it declares one that is not known here.
+    """
+    declared = schema.get("$schema", _2020_12)
     try:
-        jsonschema.Draft202012Validator.check_schema(schema)
+        return DIALECTS[str(declared).removesuffix("#")]
+    except KeyError:
+        raise ValueError(f"$schema is {declared!r}, not one of {', '.join(DIALECTS)}") from None
+
+
+def _check_is_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema, its top narrowed to an object where it allows other values beside."""
+    try:
+        dialect_of(schema).check_schema(schema)
     except jsonschema.SchemaError as exc:
         where = "/".join(str(part) for part in exc.absolute_path) or "the top"
-        raise ValueError(f"not a valid JSON Schema (2020-12): at {where}: {exc.message}") from exc
-    if schema.get("type") != "object":
+        declared = schema.get("$schema", "2020-12")
+        raise ValueError(f"not a valid JSON Schema ({declared}): at {where}: {exc.message}") from exc
+    types = schema.get("type", "object" if "properties" in schema else None)
+    if "object" not in (types if isinstance(types, list) else [types]):
         raise ValueError("the schema's top must be an object")
-    return schema
+    return {**schema, "type": "object"}
 
 
 def _check_url(url: str) -> str:
@@ -63,7 +91,7 @@ class Tool(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")
     description: str = Field(min_length=1, max_length=2_000, description="What it does, for the model.")
     parameters: Annotated[dict[str, JsonValue], AfterValidator(_check_is_schema)] = Field(
-        description="JSON Schema (2020-12) of its arguments, an object."
+        description="JSON Schema of its arguments, an object."
     )
     url: Annotated[str, Field(max_length=2048), AfterValidator(_check_url)] = Field(
         description="Where it is called. https; http only within networks that the server's owner allows."
@@ -103,9 +131,10 @@ class SummarizeParams(Params):
 
 
 def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    if not _check_is_schema(schema).get("properties"):
+    checked = _check_is_schema(schema)
+    if not checked.get("properties"):
         raise ValueError("the schema's top must be an object with properties")
-    return schema
+    return checked
 
 
 #: What a field of a list may be; null where the document does not say.
@@ -141,7 +170,8 @@ class ExtractParams(Params):
     """Fields out of a document, as JSON that fits a schema."""
 
     json_schema: Annotated[dict[str, JsonValue], AfterValidator(_check_schema)] = Field(
-        alias="schema", description="JSON Schema (2020-12) of the wanted object."
+        alias="schema",
+        description="JSON Schema of the wanted object: 2020-12, or of the dialect that its `$schema` names.",
     )
     fields: list[str] | None = Field(
         default=None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sqlalchemy import Engine
+
 from jobs.database import Clock, Database, Ring, open_engine, utc_now
 from jobs.deliveries import Deliveries
 from jobs.documents import Documents
@@ -30,13 +32,19 @@ class Record:
 
 
 def open_record(
-    settings: Settings, *, ring: Ring, clock: Clock = utc_now, parser_version: str | None = None
+    settings: Settings,
+    *,
+    ring: Ring,
+    clock: Clock = utc_now,
+    parser_version: str | None = None,
+    engine: Engine | None = None,
 ) -> Record:
     """The record that `settings` name. `ring` is the queue's doorbell.
 
-    Text of other parsers than `parser_version` is made anew when it is asked for.
+    Text of other parsers than `parser_version` is made anew when it is asked for. `engine`: the database, if
+    it is open already.
     """
-    database = Database(open_engine(settings.database), ring=ring, clock=clock)
+    database = Database(engine or open_engine(settings.database), ring=ring, clock=clock)
     documents = Documents(database, lease_s=settings.lease_s, parser_version=parser_version)
     deliveries = Deliveries(database, lease_s=settings.lease_s)
     return Record(

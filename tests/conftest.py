@@ -1,8 +1,10 @@
-"""Fixtures for every test. The record is on SQLite unless a module has a `database_url` of its own."""
+"""Fixtures for every test. The record is on SQLite unless a module has a `database_engine` of its own.
+
+They import what they need when they are asked for: the process that hands the tests out loads this file, too.
+"""
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from services import Doorbell, MovableClock, sweep_of
-from story import Story
-
-from jobs.database import Clock
-from jobs.record import Record, open_record
-from jobs.sweep import Sweep
-from migrations import upgrade
-from settings import Settings
 
 if TYPE_CHECKING:
     from postgresql import PostgreSQL
+    from services import Doorbell, MovableClock
+    from sqlalchemy import Engine
+    from story import Story
+
+    from jobs.database import Clock
+    from jobs.record import Record
+    from jobs.sweep import Sweep
+    from settings import Settings
 
 # A runner started in the background ignores Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,26 +30,46 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture
 def clock() -> MovableClock:
+    from services import MovableClock
+
     return MovableClock()
 
 
 @pytest.fixture
 def ring() -> Doorbell:
+    from services import Doorbell
+
     return Doorbell()
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file with every table, to be copied."""
-    path = tmp_path_factory.mktemp("migrated") / "unabridged.db"
-    upgrade(f"sqlite:///{path}")
-    return path
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An SQLite database with every table, opened once: an engine keeps the statements it has compiled."""
+    from jobs.database import open_engine
+    from migrations import upgrade
+
+    url = f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'unabridged.db'}"
+    upgrade(url)
+    engine = open_engine(url)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
-def database_url(migrated: Path, tmp_path: Path) -> str:
-    """A database with every table and no rows."""
-    return f"sqlite:///{shutil.copy(migrated, tmp_path)}"
+def database_engine(sqlite: Engine) -> Iterator[Engine]:
+    """An open database with every table and no rows."""
+    from jobs.tables import Base
+
+    yield sqlite
+    with sqlite.begin() as connection:
+        for table in reversed(Base.metadata.sorted_tables):
+            connection.execute(table.delete())
+
+
+@pytest.fixture
+def database_url(database_engine: Engine) -> str:
+    """Where that database is."""
+    return database_engine.url.render_as_string(hide_password=False)
 
 
 @pytest.fixture
@@ -64,12 +86,13 @@ def postgresql() -> Iterator[PostgreSQL]:
         yield server
 
 
-@pytest.fixture
-def settings(tmp_path: Path, database_url: str) -> Settings:
+@pytest.fixture(scope="session")
+def usual() -> Settings:
+    """What is set in every test."""
+    from settings import Settings
+
     return Settings(
         _env_file=None,
-        data=tmp_path,
-        database_url=database_url,
         max_upload_bytes=10_000,
         max_queued=600,
         lease_s=30,
@@ -81,17 +104,16 @@ def settings(tmp_path: Path, database_url: str) -> Settings:
 
 
 @pytest.fixture
-def open_again(settings: Settings, ring: Doorbell) -> Iterator[Callable[[Clock], Record]]:
+def settings(usual: Settings, tmp_path: Path, database_url: str) -> Settings:
+    return usual.model_copy(update={"data": tmp_path, "database_url": database_url})
+
+
+@pytest.fixture
+def open_again(settings: Settings, ring: Doorbell, database_engine: Engine) -> Callable[[Clock], Record]:
     """Opens the record once more, as another process would, with a clock of its own."""
-    records: list[Record] = []
+    from jobs.record import open_record
 
-    def open_with(clock: Clock) -> Record:
-        records.append(open_record(settings, ring=ring, clock=clock))
-        return records[-1]
-
-    yield open_with
-    for record in records:
-        record.close()
+    return lambda clock: open_record(settings, ring=ring, clock=clock, engine=database_engine)
 
 
 @pytest.fixture
@@ -101,11 +123,15 @@ def record(open_again: Callable[[Clock], Record], clock: MovableClock) -> Record
 
 @pytest.fixture
 def sweep(record: Record, settings: Settings, ring: Doorbell) -> Sweep:
+    from services import sweep_of
+
     return sweep_of(record, ring, settings)
 
 
 @pytest.fixture
 def story(record: Record) -> Story:
+    from story import Story
+
     return Story(record)
 
 

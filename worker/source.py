@@ -60,6 +60,11 @@ class Source:
         """`text` as `squeeze` leaves it."""
         return squeeze(self.text)
 
+    @cached_property
+    def grams(self) -> NDArray[np.uint16]:
+        """The `grams` of the squeezed text."""
+        return grams(self.squeezed[0])
+
     def page_at(self, offset: int) -> int:
         """Index of the page that holds a character of `text`."""
         return bisect.bisect_right(self.starts, offset) - 1
@@ -76,6 +81,13 @@ def squeeze(text: str) -> tuple[str, NDArray[np.int64]]:
     offsets = np.flatnonzero(~loose)
     left = codes[offsets].tobytes().decode("utf-32-le")
     return left.replace("İ", "i").lower(), offsets  # the one letter that is two in lower case
+
+
+def grams(text: str) -> NDArray[np.uint16]:
+    """A number for each three characters that follow each other; the same for the same three."""
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    mixed = codes[:-2] * 0x9E3779B1 + codes[1:-1] * 0x85EBCA77 + codes[2:] * 0xC2B2AE3D
+    return (mixed >> 16).astype(np.uint16)
 
 
 def passages(text: str) -> Iterator[Span]:

@@ -11,18 +11,14 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import httpx
-from jsonschema import Draft202012Validator
-from ssrfguard import Policy, SSRFGuardError
-from ssrfguard.httpx import Client
-from standardwebhooks import Webhook
+from ssrfguard import Policy
 
 from jobs.ids import new_id
-from jobs.params import Tool, ToolParams
+from jobs.params import Tool, ToolParams, dialect_of
 from worker.engine import CallMask, PromptTokenizer, Turn
+from worker.post import Post
 from worker.prompts import Prompts
 
 #: Bytes of an answer that are read; the model is told where it was cut.
@@ -64,50 +60,18 @@ class Caller(Protocol):
 
 
 class HttpCaller:
-    """Posts calls, signed as Standard Webhooks asks, to hosts a policy allows; follows no redirects."""
+    """Posts calls to hosts a policy allows."""
 
     def __init__(self, *, secret: str, policy: Policy, timeout_s: float) -> None:
-        """`timeout_s`: for the whole of a call, however slowly its answer drips."""
-        self._webhook = Webhook(secret)
-        self._policy = policy
-        self._timeout_s = timeout_s
+        """`timeout_s`: for the whole of a call."""
+        self._post = Post(secret=secret, policy=policy, timeout_s=timeout_s)
 
     def call(self, call_id: str, tool: Tool, body: dict[str, Any]) -> Returned:
         """Never raises: the model is told what went wrong, and the result says so."""
-        content = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-        now = datetime.now(UTC)
-        headers = {
-            "Content-Type": "application/json",
-            "User-Agent": "Unabridged",
-            "webhook-id": call_id,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": self._webhook.sign(call_id, now, content),
-        }
-        late = time.monotonic() + self._timeout_s
-        try:
-            with (
-                Client(policy=self._policy, timeout=self._timeout_s, follow_redirects=False) as client,
-                client.stream("POST", tool.url, content=content.encode(), headers=headers) as response,
-            ):
-                text, cut_off = _read(response, late)
-        except SSRFGuardError as exc:
-            return Returned(None, "", f"refused: {exc}"[:300])
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
-            return Returned(None, "", f"{type(exc).__name__}: {exc}"[:300])
-        error = None if response.is_success else f"HTTP {response.status_code}"
-        return Returned(response.status_code, text, error, cut_off)
-
-
-def _read(response: httpx.Response, late: float) -> tuple[str, bool]:
-    """The answer's text, and whether it is only the beginning of it."""
-    body = b""
-    for chunk in response.iter_bytes(8_192):
-        body += chunk
-        if len(body) > ANSWER_LIMIT:
-            break
-        if time.monotonic() > late:
-            raise httpx.ReadTimeout("the answer did not end in time")
-    return body[:ANSWER_LIMIT].decode(errors="replace"), len(body) > ANSWER_LIMIT
+        more = ANSWER_LIMIT + 1
+        reply = self._post.send(tool.url, call_id, body, of_success=more, of_failure=more)
+        text = reply.body[:ANSWER_LIMIT].decode(errors="replace")
+        return Returned(reply.status_code, text, reply.error, cut_off=len(reply.body) > ANSWER_LIMIT)
 
 
 class Desk:
@@ -185,7 +149,7 @@ class Desk:
     def _call(self, tool: Tool, arguments: dict[str, Any]) -> str:
         """What the model is told of a call."""
         call_id, began = new_id("call"), time.monotonic()
-        fault = next(Draft202012Validator(tool.parameters).iter_errors(arguments), None)
+        fault = next(dialect_of(tool.parameters)(tool.parameters).iter_errors(arguments), None)
         if fault is not None:
             returned = Returned(None, "", f"the arguments do not fit: {fault.message}"[:300])
         else:

@@ -1,33 +1,27 @@
-"""Webhooks: signed as Standard Webhooks asks, sent only where the policy allows, every try written down."""
+"""Webhooks: deliveries brought to their receivers, every try written down."""
 
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 import structlog
-from ssrfguard import Policy, SSRFGuardError
-from ssrfguard.httpx import Client
-from standardwebhooks import Webhook
+from ssrfguard import Policy
 
 from jobs.deliveries import Deliveries
 from jobs.errors import LeaseLost
-from jobs.tables import DeliveryRow
+from worker.post import ERROR_LENGTH, Post
 
 log = structlog.get_logger()
 
-#: What is kept of a receiver's complaint, characters.
-_ERROR_LENGTH = 300
 _GONE = 410
 
 
 class Webhooks:
-    """Brings deliveries to their receivers. Redirects are not followed (Standard Webhooks, "Redirects")."""
+    """Brings deliveries to their receivers."""
 
     def __init__(
         self,
@@ -38,10 +32,9 @@ class Webhooks:
         timeout_s: float,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """`timeout_s`: for the whole of a try."""
         self._deliveries = deliveries
-        self._webhook = Webhook(secret)
-        self._policy = policy
-        self._timeout_s = timeout_s
+        self._post = Post(secret=secret, policy=policy, timeout_s=timeout_s, clock=clock)
         self._clock = clock
 
     def deliver(self, delivery_id: str) -> None:
@@ -50,10 +43,13 @@ class Webhooks:
         if row is None:
             return
         started = time.monotonic()
-        status_code, error, refused = self._send(row)
+        reply = self._post.send(row.url, row.id, row.payload, of_success=0, of_failure=ERROR_LENGTH)
+        error = reply.error
+        if error is not None and reply.body:
+            error += f": {reply.body[:ERROR_LENGTH].decode(errors='replace')}"
         entry: dict[str, Any] = {
             "at": self._clock().isoformat(),
-            "status_code": status_code,
+            "status_code": reply.status_code,
             "error": error,
             "seconds": round(time.monotonic() - started, 3),
         }
@@ -61,35 +57,10 @@ class Webhooks:
             if error is None:
                 self._deliveries.delivered(row, entry)
             else:
-                self._deliveries.missed(row, entry, final=refused or status_code == _GONE)
+                self._deliveries.missed(row, entry, final=reply.refused or reply.status_code == _GONE)
         except LeaseLost:
             log.warning("delivery_lease_lost", delivery_id=row.id)
-        log.info("webhook_sent", delivery_id=row.id, status_code=status_code, error=error)
-
-    def _send(self, row: DeliveryRow) -> tuple[int | None, str | None, bool]:
-        """HTTP status, what went wrong (None: delivered), and whether it is no use to try again."""
-        body = json.dumps(row.payload, ensure_ascii=False, separators=(",", ":"))
-        now = self._clock()
-        headers = {
-            "Content-Type": "application/json",
-            "User-Agent": "Unabridged",
-            "webhook-id": row.id,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": self._webhook.sign(row.id, now, body),
-        }
-        try:
-            with (
-                Client(policy=self._policy, timeout=self._timeout_s, follow_redirects=False) as client,
-                client.stream("POST", row.url, content=body.encode(), headers=headers) as response,
-            ):
-                if response.is_success:
-                    return response.status_code, None, False
-                said = next(response.iter_text(_ERROR_LENGTH), "")
-                return response.status_code, f"HTTP {response.status_code}: {said}".rstrip(": "), False
-        except SSRFGuardError as exc:
-            return None, f"refused: {exc}"[:_ERROR_LENGTH], True
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
-            return None, f"{type(exc).__name__}: {exc}"[:_ERROR_LENGTH], False
+        log.info("webhook_sent", delivery_id=row.id, status_code=reply.status_code, error=error)
 
 
 @functools.cache  # every port is listed in it

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from apiflask import APIFlask
+from sqlalchemy import Engine
 from story import Story
 
 from api.app import create_app
 from api.services import assemble
+from jobs.database import open_engine
 from jobs.record import Record
 from settings import Settings
 
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def database_url(postgresql: PostgreSQL) -> Iterator[str]:
+def database_engine(postgresql: PostgreSQL) -> Iterator[Engine]:
     with postgresql.database() as url:
-        yield url
+        engine = open_engine(url)
+        yield engine
+        engine.dispose()
 
 
 @pytest.fixture

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import Engine
+
+from jobs.database import open_engine
 
 if TYPE_CHECKING:
     from postgresql import PostgreSQL
@@ -23,9 +26,11 @@ for path in sorted((Path(__file__).parents[1] / "unit").glob("test_record_*.py")
 
 
 @pytest.fixture
-def database_url(postgresql: PostgreSQL) -> Iterator[str]:
+def database_engine(postgresql: PostgreSQL) -> Iterator[Engine]:
     with postgresql.database() as url:
-        yield url
+        engine = open_engine(url)
+        yield engine
+        engine.dispose()
 
 
 @pytest.fixture

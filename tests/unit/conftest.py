@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import cast
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, cast
 
 import pytest
-from apiflask import APIFlask
-from application import Parts, WaitingTime
-from flask.testing import FlaskClient
 
-from api.app import create_app
-from api.services import Services, assemble
-from api.watch import Watch
-from jobs.record import Record
-from settings import Settings
+if TYPE_CHECKING:
+    from apiflask import APIFlask
+    from application import Parts, WaitingTime
+    from flask.testing import FlaskClient
+
+    from api.services import Services
+    from jobs.record import Record
+    from settings import Settings
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder in memory where there is room: these tests write, sync and remove thousands of files."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2**30
+    with TemporaryDirectory(dir=memory if roomy else None) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
 def time() -> WaitingTime:
+    from application import WaitingTime
+
     return WaitingTime()
 
 
 @pytest.fixture
 def parts() -> Parts:
+    from application import Parts
+
     return Parts()
 
 
 @pytest.fixture
 def services(settings: Settings, record: Record, parts: Parts, time: WaitingTime) -> Services:
+    from api.services import assemble
+    from api.watch import Watch
+
     services = assemble(
         settings, record, broker_answers=lambda: parts.broker, migrated=lambda: parts.migrated
     )
@@ -38,7 +58,9 @@ def services(settings: Settings, record: Record, parts: Parts, time: WaitingTime
 @pytest.fixture(scope="session")
 def empty_app() -> APIFlask:
     """Made once, for compiling its routes takes longer than most tests; its services are put in by `app`."""
-    return create_app(cast(Services, None))
+    from api.app import create_app
+
+    return create_app(cast("Services", None))
 
 
 @pytest.fixture

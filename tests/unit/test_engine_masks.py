@@ -89,6 +89,7 @@ def test_later_steps_at_a_million_tokens_are_far_cheaper_than_the_first() -> Non
         {"type": "string", "pattern": "(?=a)b"},
         {"properties": {"a": {"$ref": "https://example.com/schema"}}},
         {"x-guidance": {"lenient": True}, "not": {"type": "string"}},
+        {"type": "string", "format": "iri"},
         [],
     ],
 )
@@ -103,6 +104,7 @@ def test_a_schema_that_cannot_be_enforced_is_refused_with_the_reason(schema: dic
         {},
         {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False},
         {"type": "array", "items": {"$ref": "#/$defs/x"}, "$defs": {"x": {"enum": ["a", "b"]}}},
+        {"properties": {"format": {"type": "string", "format": "of our own"}}, "required": ["format"]},
     ],
 )
 def test_an_enforceable_schema_is_accepted(schema: dict[str, object]) -> None:

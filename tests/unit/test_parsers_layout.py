@@ -122,9 +122,10 @@ def test_bookmarks_are_sections_where_their_titles_stand(path: Path) -> None:
 
 def picture_of(text: str) -> bytes:
     """The image of a page with some text, as an object of PDF."""
-    bitmap = pypdfium2.PdfDocument(documents.pdf([text]))[0].render(scale=3, grayscale=True)
-    rows = (bytes(bitmap.buffer)[y * bitmap.stride :][: bitmap.width] for y in range(bitmap.height))
-    pixels = b"".join(rows)
+    bitmap = pypdfium2.PdfDocument(documents.pdf([text]))[0].render(scale=2, grayscale=True)
+    buffer = bytes(bitmap.buffer)
+    starts = range(0, bitmap.height * bitmap.stride, bitmap.stride)
+    pixels = b"".join(buffer[start : start + bitmap.width] for start in starts)
     entries = (
         f"/Subtype /Image /Width {bitmap.width} /Height {bitmap.height} /ColorSpace /DeviceGray "
         f"/BitsPerComponent 8 /Length {len(pixels)}"

@@ -127,10 +127,33 @@ def test_the_queue_takes_no_more_than_its_limit(record: Record, story: Story) ->
 
 def test_the_place_in_the_queue_counts_those_before(record: Record, story: Story) -> None:
     document = story.read_document()
-    jobs = sorted((story.ask(document) for _ in range(3)), key=lambda job: job.id)
+    jobs = [story.ask(document) for _ in range(3)]
     assert [record.ledger.queue_position(job) for job in jobs] == [1, 2, 3]
     begun = story.begin(jobs[0])
     assert [record.ledger.queue_position(job) for job in (begun, *jobs[1:])] == [None, 1, 2]
+
+
+def test_a_job_that_is_queued_again_comes_last(record: Record, story: Story) -> None:
+    document = story.read_document()
+    cancelled, given_back, waiting = (story.ask(document) for _ in range(3))
+    record.ledger.cancel(cancelled.id)
+    record.ledger.give_back(story.begin(given_back))
+    again = record.ledger.retry(cancelled.id)
+    queue = [waiting, record.ledger.get(given_back.id), again]
+    assert [record.ledger.queue_position(job) for job in queue] == [1, 2, 3]
+
+
+def test_a_job_whose_document_is_not_read_yet_comes_after_those_that_can_begin(
+    record: Record, story: Story
+) -> None:
+    unread = story.upload()
+    one, two = (story.ask(unread) for _ in range(2))
+    ready = story.ask()
+    positions = [record.ledger.queue_position(job) for job in (ready, one, two)]
+    assert positions in ([1, 2, 3], [1, 3, 2])  # of one millisecond, they have no order
+    story.parse(unread)
+    after = {record.ledger.queue_position(record.ledger.get(job.id)) for job in (one, two)}
+    assert after == {2, 3}
 
 
 def test_unfinished_jobs_are_counted_by_status(record: Record, story: Story) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -58,27 +60,30 @@ def test_the_migrations_build_what_the_tables_say(database_url: str) -> None:
     assert differences == []
 
 
-def test_a_record_works_on_what_the_migrations_build(
-    empty_database_url: str, settings: Settings, ring: Doorbell
-) -> None:
+@pytest.fixture
+def migrated(empty_database_url: str, settings: Settings, ring: Doorbell) -> Iterator[Record]:
+    """A record on a database of its own."""
     migrations.upgrade(empty_database_url)
     record = open_record(
         settings.model_copy(update={"database_url": empty_database_url}), ring=ring, clock=utc_now
     )
-    story = Story(record)
-    assert record.ledger.get(story.begin().id).attempt == 1
+    yield record
     record.close()
 
 
+def test_a_record_works_on_what_the_migrations_build(migrated: Record) -> None:
+    assert migrated.ledger.get(Story(migrated).begin().id).attempt == 1
+
+
 def test_rebuilding_a_table_keeps_the_rows_that_refer_to_it(
-    record: Record, story: Story, database_url: str
+    migrated: Record, empty_database_url: str
 ) -> None:
-    job = story.ask()
-    with migrations.connect(database_url) as connection:
+    job = Story(migrated).ask()
+    with migrations.connect(empty_database_url) as connection:
         operations = Operations(MigrationContext.configure(connection))
         with operations.batch_alter_table("jobs", recreate="auto") as table:
             table.alter_column("kind", nullable=True)
-    assert len(record.ledger.get(job.id).document_ids) == 1
+    assert len(migrated.ledger.get(job.id).document_ids) == 1
 
 
 def test_a_migration_that_fails_leaves_the_database_as_it_was(empty_database_url: str) -> None:

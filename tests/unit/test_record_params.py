@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from jobs.params import PARAMS, AskParams, ExtractParams, NewBatch, NewJob
+from jobs.params import PARAMS, AskParams, ExtractParams, NewBatch, NewJob, dialect_of
 from jobs.status import Kind
 
 SCHEMA = {"type": "object", "properties": {"total": {"type": "number"}}}
@@ -45,6 +45,28 @@ def test_one_question_is_a_list_of_one() -> None:
     assert checked.instructions() == ["Is it so?"]
 
 
+#: As draft-04 has it, and no later one.
+BOUNDED: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"type": "integer", "minimum": 3, "exclusiveMinimum": True}},
+}
+
+
+@pytest.mark.parametrize("end", ["", "#"])
+def test_a_schema_is_judged_by_the_dialect_it_declares(end: str) -> None:
+    schema = {"$schema": f"http://json-schema.org/draft-04/schema{end}", **BOUNDED}
+    assert ExtractParams.model_validate({"schema": schema}).json_schema == schema
+    judge = dialect_of(schema)(schema)
+    assert [judge.is_valid({"a": number}) for number in (3, 4)] == [False, True]
+
+
+@pytest.mark.parametrize("types", [{}, {"type": ["object", "boolean"]}])
+def test_a_top_that_may_be_an_object_is_one(types: dict[str, Any]) -> None:
+    schema = {"properties": {"a": {"type": "string"}}}
+    made = ExtractParams.model_validate({"schema": {**schema, **types}})
+    assert made.json_schema == {**schema, "type": "object"}
+
+
 @pytest.mark.parametrize(
     ("schema", "told"),
     [
@@ -52,6 +74,11 @@ def test_one_question_is_a_list_of_one() -> None:
         ({"type": "object", "properties": {"a": {"minimum": "x"}}}, "at properties/a/minimum"),
         ({"type": "array"}, "must be an object"),
         ({"type": "object"}, "with properties"),
+        ({"oneOf": [{"type": "object"}, {"type": "string"}]}, "must be an object"),
+        ({"$schema": "http://json-schema.org/draft-03/schema#", **BOUNDED}, "draft-03"),
+        ({"$schema": ["draft-07"], **BOUNDED}, "draft-07"),
+        (BOUNDED, r"\(2020-12\): at properties/a/exclusiveMinimum"),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", **BOUNDED}, r"draft-07/schema#\): at prop"),
     ],
 )
 def test_a_bad_schema_is_refused_and_told_where(schema: dict[str, Any], told: str) -> None:

@@ -39,6 +39,19 @@ def test_a_quotation_is_given_the_page_it_stands_on(quote: str, page: int, match
     assert citation["place"] == f"page {page}"
 
 
+@pytest.mark.parametrize("at", [0, 800, 1_000, 4_700])
+def test_the_closest_passage_is_found_wherever_it_stands(at: int) -> None:
+    text = "".join(random.Random(1).choices("abcdefghij", k=5_000))
+    passage = text[at : at + 300]
+    citation = verify(passage[:100] + "zz" + passage[102:200] + "z" + passage[201:], [source(text)])
+    assert (citation["match"], citation["start"], citation["end"]) == ("close", at, at + 300)
+
+
+def test_a_near_copy_of_what_a_text_says_over_and_over_is_close() -> None:
+    citation = verify("0 | " * 50 + "1 | " + "0 | " * 49, [source(*["0 | " * 1_000] * 100)])
+    assert (citation["match"], citation["score"]) == ("close", 0.995)
+
+
 def test_offsets_cut_the_quotation_out_of_its_page() -> None:
     citation = verify("1,204 people, most of them", [REPORT])
     text = REPORT.document.pages[1].text[citation["start"] : citation["end"]]

@@ -11,23 +11,13 @@ from reading import PAGES, add_document, add_parsed, answers, pipeline, run
 
 from jobs.objects import Job
 from jobs.params import NewJob
-from jobs.record import Record, open_record
+from jobs.record import Record
 from jobs.status import Status
-from jobs.tables import Base
 from parsers import Document, Page
 from parsers.document import Change
 from parsers.sniff import WORD
-from settings import Settings
 from worker.engine import FakeEngine, NotFinite
 from worker.prompts import Prompts
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    record = open_record(Settings(data=tmp_path), ring=lambda *_: None)
-    Base.metadata.create_all(record.database.engine)
-    return record
-
 
 # -- ask --------------------------------------------------------------------------------------------------
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
-import pytest
 from reading import PAGES, add_document, add_parsed, answers, pipeline, run
+from structlog.testing import capture_logs
 
 from jobs.params import NewJob
-from jobs.record import Record, open_record
+from jobs.record import Record
 from jobs.status import Status
-from jobs.tables import Base, JobRow
+from jobs.tables import JobRow
 from parsers import Document, Page
-from settings import Settings
 from worker.engine import FakeEngine, NotFinite
 from worker.engine.fake import fake_tokenizer
 from worker.library import Library
@@ -26,13 +24,6 @@ SCHEMA = {
     "required": ["employees", "city"],
     "additionalProperties": False,
 }
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    record = open_record(Settings(data=tmp_path), ring=lambda *_: None)
-    Base.metadata.create_all(record.database.engine)
-    return record
 
 
 def test_an_answer_carries_citations_with_their_pages(record: Record) -> None:
@@ -170,10 +161,12 @@ def test_a_bug_fails_the_job_without_showing_its_insides(record: Record) -> None
     def answer(_: str) -> str:
         raise ZeroDivisionError("secret path")
 
-    job = run(record, FakeEngine(answer), "summarize", add_document(record, *PAGES))
+    with capture_logs() as told:
+        job = run(record, FakeEngine(answer), "summarize", add_document(record, *PAGES))
     assert job.error is not None
     assert (job.status, job.error.code) == (Status.FAILED, "internal_error")
     assert "secret" not in job.error.message
+    assert [entry["job_id"] for entry in told if entry.get("exc_info")] == [job.id]
 
 
 def test_text_that_is_gone_fails_the_job(record: Record) -> None:

@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -15,9 +14,7 @@ from standardwebhooks import Webhook
 
 from jobs.objects import Job
 from jobs.params import AskParams, Tool
-from jobs.record import Record, open_record
-from jobs.tables import Base
-from settings import Settings
+from jobs.record import Record
 from worker.engine import CallMask, FakeEngine, PromptTokenizer, Turn
 from worker.engine.fake import ByteCodec, fake_tokenizer
 from worker.tools import ANSWER_LIMIT, Desk, HttpCaller
@@ -65,13 +62,6 @@ def server() -> Iterator[str]:
         Server.go.set()
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    record = open_record(Settings(data=tmp_path), ring=lambda *_: None)
-    Base.metadata.create_all(record.database.engine)
-    return record
 
 
 def tool(url: str, name: str = "population") -> dict[str, Any]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from jobs.params import NewJob
-from jobs.record import Record, open_record
+from jobs.record import Record
 from jobs.status import DeliveryStatus
-from jobs.tables import Base, DeliveryRow
-from settings import Settings
+from jobs.tables import DeliveryRow
 from worker.webhooks import Webhooks, network_policy
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
@@ -53,11 +54,21 @@ def receiver() -> Iterator[str]:
         thread.join()
 
 
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    record = open_record(Settings(data=tmp_path), ring=lambda *_: None)
-    Base.metadata.create_all(record.database.engine)
-    return record
+def drip(server: socket.socket, fast: bytes) -> bool:
+    """Answer with `fast`, then a byte now and then; whether the sender has closed the connection."""
+    server.settimeout(30)
+    connection, _ = server.accept()
+    with connection, suppress(ConnectionError):
+        connection.settimeout(0.02)
+        connection.sendall(fast)
+        for _ in range(500):
+            connection.sendall(b"x")
+            with suppress(TimeoutError):
+                while connection.recv(65_536):
+                    pass
+                return True
+        return False
+    return True
 
 
 def finished_job(record: Record, url: str) -> DeliveryRow:
@@ -73,9 +84,11 @@ def finished_job(record: Record, url: str) -> DeliveryRow:
     return delivery
 
 
-def deliver(record: Record, delivery: DeliveryRow, *, allow: tuple[str, ...] = LOOPBACK) -> DeliveryRow:
+def deliver(
+    record: Record, delivery: DeliveryRow, *, allow: tuple[str, ...] = LOOPBACK, timeout_s: float = 5
+) -> DeliveryRow:
     policy = network_policy(allow)
-    Webhooks(record.deliveries, secret=SECRET, policy=policy, timeout_s=5).deliver(delivery.id)
+    Webhooks(record.deliveries, secret=SECRET, policy=policy, timeout_s=timeout_s).deliver(delivery.id)
     return record.deliveries.get(delivery.id)
 
 
@@ -102,6 +115,19 @@ def test_a_complaint_is_logged_and_tried_again_later(record: Record, receiver: s
 def test_a_receiver_that_is_gone_for_good_is_left_alone(record: Record, receiver: str) -> None:
     Receiver.reply = 410
     assert deliver(record, finished_job(record, receiver)).status == DeliveryStatus.FAILED
+
+
+@pytest.mark.parametrize("fast", [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 503 No\r\n\r\n"])
+def test_a_receiver_that_drips_is_left_when_time_is_up(
+    record: Record, background: ThreadPoolExecutor, fast: bytes
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        cut = background.submit(drip, server, fast)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/hook"
+        delivery = deliver(record, finished_job(record, url), timeout_s=0.3)
+        assert cut.result(timeout=60)
+    assert delivery.status == DeliveryStatus.QUEUED
+    assert delivery.log[0]["error"].startswith("Timeout")
 
 
 def test_redirects_are_not_followed(record: Record, receiver: str) -> None:

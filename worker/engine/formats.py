@@ -21,9 +21,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from worker.engine.page import PAGE as PAGE  # noqa: PLC0414
 from worker.engine.types import Format
-
-PAGE = 128  #: tokens
 
 INT4_REACH = (
     16.5  #: times the scale is a token's largest element: the least square error on Gaussian heads of 128

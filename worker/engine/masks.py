@@ -30,6 +30,12 @@ _STRICT: JsonCompileOptions = {
     "coerce_one_of": False,
 }
 
+_FORMATS = {
+    *("date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4"),
+    *("ipv6", "uri", "uri-reference", "iri", "iri-reference", "uri-template", "uuid", "regex"),
+    *("json-pointer", "relative-json-pointer"),
+}
+
 
 def check_schema(schema: dict[str, Any]) -> None:
     """Raise `UnsupportedSchema`, with the reason, unless `JsonSchemaMask` can enforce `schema` exactly.
@@ -41,12 +47,28 @@ def check_schema(schema: dict[str, Any]) -> None:
 
 def _grammar(schema: dict[str, Any]) -> str:
     try:
-        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_STRICT)
+        grammar = LLMatcher.grammar_from_json_schema(_binding(schema), overrides=_STRICT)
     except (TypeError, ValueError) as exc:
         raise UnsupportedSchema(f"The JSON Schema cannot be enforced: {exc}.") from exc
     if error := LLMatcher.validate_grammar(grammar):
         raise UnsupportedSchema(f"The JSON Schema cannot be enforced: {error}.")
     return grammar
+
+
+def _binding(schema: Any) -> Any:
+    """The schema without formats that JSON Schema does not define: they are notes, and bind nobody.
+
+    Of those it defines (2020-12, Validation, section 7.3), the grammar refuses what it cannot enforce.
+    """
+    if isinstance(schema, list):
+        return [_binding(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: value if key in {"const", "enum"} else _binding(value)
+        for key, value in schema.items()
+        if not (key == "format" and isinstance(value, str) and value not in _FORMATS)
+    }
 
 
 class _GrammarMask:
@@ -90,7 +112,9 @@ class CallMask(_GrammarMask):
         rules, calls = [], []
         for number, (name, schema) in enumerate(tools.items()):
             _grammar(schema)  # its own reason, where it cannot be enforced
-            rules.append(f"arguments{number}: %json {json.dumps({**schema, 'x-guidance': _STRICT})}")
+            rules.append(
+                f"arguments{number}: %json {json.dumps({**_binding(schema), 'x-guidance': _STRICT})}"
+            )
             if tokenizer.speaks_tools:
                 calls.append(f"{_quoted(name + chr(10))} arguments{number}")
             else:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema.protocols import Validator
 
-from jobs.params import ExtractParams
+from jobs.params import ExtractParams, dialect_of
 from worker.assignment import Answer, Assignment, Result, wish
 from worker.citations import Citation, unique, verify
 from worker.dictation import dictate
@@ -52,7 +52,7 @@ def run(job: Assignment) -> Result:
     ]
     job.reader.checking()
     found = [(section, one.value) for section, one in dictated]
-    fields = _merged(found, Draft202012Validator(schema))
+    fields = _merged(found, dialect_of(schema)(schema))
     cut_off = any(one.shortened for _, one in dictated)
     answers = job.reader.together(
         [partial(_answer, job, section, turns, name, value) for name, (section, value) in fields.items()]
@@ -64,9 +64,7 @@ def run(job: Assignment) -> Result:
 Field = tuple[Section, Any]  #: a value, and the section that gave it
 
 
-def _merged(
-    found: Sequence[tuple[Section, dict[str, Any]]], schema: Draft202012Validator
-) -> dict[str, Field]:
+def _merged(found: Sequence[tuple[Section, dict[str, Any]]], schema: Validator) -> dict[str, Field]:
     """Each field with its section: the best of each, or one section's object where these do not fit."""
     names = dict.fromkeys(name for _, value in found for name in value)
     best = {

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.engine.formats import PAGE
+from worker.engine.page import PAGE
 
 COLUMNS = 8
 
