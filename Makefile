@@ -26,6 +26,7 @@ test: $(VENV)/test  ## Unit tests, the rules of imports, then all other tests; s
 
 lint: $(VENV)/test  ## ruff, mypy, and the rules of imports
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
