@@ -81,7 +81,8 @@ def measure(path: Path, sandbox: parsers.Sandbox, files: FileStore, rounds: int)
 
     def whole(path: Path) -> str:
         document = sandbox.parse(path, filename=path.name)
-        files.save_text("0" * 64, parsers.PARSER_VERSION, json.dumps(document.to_json()).encode())
+        text = json.dumps(document.to_json(), ensure_ascii=False).encode()
+        files.save_text("0" * 64, parsers.PARSER_VERSION, text)
         return "\n".join(page.text for page in document.pages)
 
     pages = len(pypdfium2.PdfDocument(path))

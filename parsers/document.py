@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from parsers.markdown import Table, tables
 
 #: Raise it whenever any parser's output may change: saved text is keyed by it.
-PARSER_VERSION = "3"
+PARSER_VERSION = "4"
 
 #: Version 1 had pages, title, media type, warnings and parser only; the rest is empty when it is read.
 _JSON_VERSION = 2
@@ -131,7 +131,11 @@ class Document:
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values that `from_json` turns back into an equal document."""
-        return {"version": _JSON_VERSION, **asdict(self)}
+        pages = [
+            {"number": page.number, "text": page.text, "label": page.label, "name": page.name}
+            for page in self.pages
+        ]  # `asdict` would copy them value by value
+        return {"version": _JSON_VERSION, **asdict(replace(self, pages=())), "pages": pages}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Document:

@@ -26,6 +26,8 @@ _ROWS_APART = 12
 _PROSE = 28
 _MARKER = re.compile(r"[•▪◦●■–—\-*·]|\(?\w{1,4}[.)]|[\d.]+")
 _NUMBER = re.compile(r"[\d.,ivxlc]+", re.IGNORECASE)
+#: A word; dots that lead to a page number are one.
+_LED = re.compile(r"\.(?: \.)+(?![^ ])|[^ ]+")
 
 
 class Block(NamedTuple):
@@ -128,7 +130,7 @@ def _lines_between(pieces: list[Word], box: Box) -> list[float]:
 def _row(layout: Layout, index: int, gap: float) -> _Row:
     line = layout.lines[index]
     groups: list[list[Word]] = []
-    for word in layout.words(line):
+    for word in layout.words(line, _LED):
         if groups and word.box.left - groups[-1][-1].box.right <= gap:
             groups[-1].append(word)
         else:

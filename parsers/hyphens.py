@@ -9,7 +9,7 @@ from itertools import pairwise
 _MARK = re.compile("[\x02\ufffe]\n?")
 _LAST_WORD = re.compile(r"[^\W\d_]+$")
 _FIRST_WORD = re.compile(r"[^\W\d_]+")
-_PUNCTUATION = re.compile(r"[^\w-]+")
+_PUNCTUATION = re.compile(r"\W+")
 #: Longer than any word.
 _REACH = 60
 #: Compounds remembered; a longer document repeats those it has.
@@ -25,14 +25,16 @@ class Hyphens:
     def mend(self, text: str) -> str:
         """`text` with every broken word whole. What the document writes with a hyphen elsewhere keeps it."""
         if len(self._compounds) < _MOST:
-            for word in text.lower().split():
-                if "-" in word:
-                    self._compounds.update(pairwise(_PUNCTUATION.sub("", word).split("-")))
+            for before, after in pairwise(text.lower().split("-")):
+                if before[-1:].strip() and after[:1].strip():
+                    parts = before.rsplit(None, 1)[-1], after.split(None, 1)[0]
+                    self._compounds.add((_PUNCTUATION.sub("", parts[0]), _PUNCTUATION.sub("", parts[1])))
         return _MARK.sub(self._hyphen, text)
 
     def _hyphen(self, mark: re.Match[str]) -> str:
         """What stands for the mark: a hyphen where it belongs to the word or to no word, else nothing."""
-        before = _LAST_WORD.search(mark.string[max(0, mark.start() - _REACH) : mark.start()])
+        line = mark.string[max(0, mark.start() - _REACH) : mark.start()]
+        before = _LAST_WORD.search(line.rpartition(" ")[2])
         after = _FIRST_WORD.match(mark.string, mark.end())
         # Before a capital the hyphen nearly always belongs to the word.
         if before is None or after is None or not after[0][0].islower():

@@ -5,23 +5,54 @@ Coordinates are points (1/72 inch), x to the right and y upwards, as a reader se
 
 from __future__ import annotations
 
-import ctypes
+import re
+import struct
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
+from pypdfium2 import PdfiumError
 
-#: From the page as it is stored to the page as it is shown, by its rotation in degrees.
-_TURNS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+from parsers.native import native
+
+#: From the page as it is stored to the page as it is shown, by its quarter turns.
+_TURNS = ((1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0))
+#: Annotations that show text of their own.
+_SHOWN = (pdfium_c.FPDF_ANNOT_WIDGET, pdfium_c.FPDF_ANNOT_FREETEXT, pdfium_c.FPDF_ANNOT_STAMP)
 #: A page with more strokes than this may show letters by them.
 _RULES = 50
 _LINE_END = "\r\n"
 #: What PDFium writes for a hyphen that ended a line; it drops the line end.
 _HYPHEN = "\ufffe"
+_WORD = re.compile("[^ ]+")
+#: Alef before lam: two letters, or the glyph of lam and alef, whose letters PDFium turns round with the line.
+_ALEF_LAM = re.compile("[\u0622\u0623\u0625\u0627\u0671]\u0644")
+_FOUR = struct.Struct("4d").unpack_from
+_Edges = tuple[float, float, float, float]
+
+_load_page = native(pdfium_c.FPDF_LoadPage)
+_close_page = native(pdfium_c.FPDF_ClosePage)
+_rotation = native(pdfium_c.FPDFPage_GetRotation)
+_flatten = native(pdfium_c.FPDFPage_Flatten)
+_count_notes = native(pdfium_c.FPDFPage_GetAnnotCount)
+_note = native(pdfium_c.FPDFPage_GetAnnot)
+_note_kind = native(pdfium_c.FPDFAnnot_GetSubtype)
+_close_note = native(pdfium_c.FPDFPage_CloseAnnot)
+_load_text = native(pdfium_c.FPDFText_LoadPage)
+_close_text = native(pdfium_c.FPDFText_ClosePage)
+_count_chars = native(pdfium_c.FPDFText_CountChars)
+_get_text = native(pdfium_c.FPDFText_GetText)
+_char_index = native(pdfium_c.FPDFText_GetCharIndexFromTextIndex)
+_char_box = native(pdfium_c.FPDFText_GetCharBox)
+_count_rects = native(pdfium_c.FPDFText_CountRects)
+_rect = native(pdfium_c.FPDFText_GetRect)
+count_objects = native(pdfium_c.FPDFPage_CountObjects)
+page_object = native(pdfium_c.FPDFPage_GetObject)
+object_type = native(pdfium_c.FPDFPageObj_GetType)
 
 
 class Box(NamedTuple):
@@ -60,30 +91,35 @@ class Line(NamedTuple):
 class Layout:
     """One page, open in PDFium. Close it."""
 
-    def __init__(self, page: pdfium.PdfPage) -> None:
-        self._page = page
-        self._text = page.get_textpage()
-        self._edges = [ctypes.c_double() for _ in range(4)]
-        self._edge_refs = [ctypes.byref(edge) for edge in self._edges]
-        self._upright = page.get_rotation() % 360 == 0
-        self._turn = _TURNS[page.get_rotation() % 360]
+    def __init__(self, document: int, index: int) -> None:
+        """`document`: the address of a document that stays open. Raises PdfiumError."""
+        self.page = _shown(document, index)
+        self._text = _load_text(self.page)
+        if not self._text:
+            _close_page(self.page)
+            raise PdfiumError("Failed to load text.")
+        #: Left, bottom, right and top of what was asked for last, and their addresses.
+        self._edges = array("d", bytes(32))
+        left, _ = self._edges.buffer_info()
+        self._at = left, left + 8, left + 16, left + 24
+        quarters = _rotation(self.page) % 4
+        self._upright = quarters == 0
+        self._turn = _TURNS[quarters]
 
     def close(self) -> None:
-        self._text.close()
-        self._page.close()
+        _close_text(self._text)
+        _close_page(self.page)
 
     @cached_property
     def lines(self) -> list[Line]:
         """All lines in the order in which the file draws them."""
-        text = self._text.get_text_range()
-        shifted = pdfium_c.FPDFText_CountChars(self._text.raw) != len(text)
+        text, shifted = self._read()
         lines, at = [], 0
         for piece, end in _pieces(text):
             start, count = at, len(piece)
             if shifted and piece:  # some characters are in the page but not in its text
-                start = pdfium_c.FPDFText_GetCharIndexFromTextIndex(self._text.raw, at)
-                last = pdfium_c.FPDFText_GetCharIndexFromTextIndex(self._text.raw, at + count - 1)
-                count = last - start + 1
+                start = _char_index(self._text, at)
+                count = _char_index(self._text, at + count - 1) - start + 1
             lines.append(self._line(piece, start, count, end))
             at += len(piece) + (len(end) or len(_LINE_END))
         return lines
@@ -92,8 +128,7 @@ class Layout:
     def is_picture(self) -> bool:
         """Whether images are drawn on the page, or more strokes than rules and frames need."""
         kinds = Counter(
-            pdfium_c.FPDFPageObj_GetType(pdfium_c.FPDFPage_GetObject(self._page.raw, index))
-            for index in range(pdfium_c.FPDFPage_CountObjects(self._page.raw))
+            object_type(page_object(self.page, index)) for index in range(count_objects(self.page))
         )
         pictures = kinds[pdfium_c.FPDF_PAGEOBJ_IMAGE] + kinds[pdfium_c.FPDF_PAGEOBJ_FORM]
         return pictures > 0 or kinds[pdfium_c.FPDF_PAGEOBJ_PATH] > _RULES
@@ -104,24 +139,15 @@ class Layout:
         heights = [line.box.height for line in self.lines if line.box and line.box.height > 1]
         return median(heights) if heights else 10.0
 
-    def words(self, line: Line) -> list[Word]:
+    def words(self, line: Line, pattern: re.Pattern[str] = _WORD) -> list[Word]:
         """The words of a line and where they stand."""
-        words, at = [], line.start
-        page, refs = self._text.raw, self._edge_refs
-        left, right, bottom, top = self._edges
-        for text in line.text.split(" "):
-            if text:
-                # The first and the last letter tell where a word stands.
-                pdfium_c.FPDFText_GetCharBox(page, at, *refs)
-                box = left.value, bottom.value, right.value, top.value
-                if len(text) > 1:
-                    pdfium_c.FPDFText_GetCharBox(page, at + len(text) - 1, *refs)
-                    box = (
-                        min(box[0], left.value), min(box[1], bottom.value),
-                        max(box[2], right.value), max(box[3], top.value),
-                    )  # fmt: skip
-                words.append(Word(text, self.turned(Box(*box))))
-            at += len(text) + 1
+        words = []
+        for word in pattern.finditer(line.text):
+            # The first and the last letter tell where a word stands.
+            first = last = self._edges_of(line.start + word.start())
+            if len(word[0]) > 1:
+                last = self._edges_of(line.start + word.end() - 1)
+            words.append(Word(word[0], self.turned(_around([first, last]))))
         return words
 
     def turned(self, box: Box) -> Box:
@@ -133,18 +159,33 @@ class Layout:
         ys = [c * x + d * y for x, y in ((box.left, box.bottom), (box.right, box.top))]
         return Box(min(xs), min(ys), max(xs), max(ys))
 
-    @property
-    def page(self) -> Any:
-        return self._page
+    def _read(self) -> tuple[str, bool]:
+        """The text of the page, and whether it leaves characters out."""
+        count = _count_chars(self._text)
+        letters = array("H", bytes(2 * count + 2))
+        written = _get_text(self._text, 0, count, letters.buffer_info()[0])
+        text = letters[: max(0, written - 1)].tobytes().decode("utf-16-le", "ignore")
+        return _ALEF_LAM.sub(self._in_order, text), len(text) != count
+
+    def _in_order(self, found: re.Match[str]) -> str:
+        """Two letters as they are read: if they stand at one place, they are one glyph, the second first."""
+        first, second = (self._edges_of(_char_index(self._text, found.start() + n)) for n in (0, 1))
+        return found[0][::-1] if first == second else found[0]
+
+    def _edges_of(self, index: int) -> _Edges:
+        """The box of a character."""
+        left, bottom, right, top = self._at
+        _char_box(self._text, index, left, right, bottom, top)
+        return _FOUR(self._edges)
 
     def _line(self, text: str, start: int, count: int, end: str) -> Line:
-        boxes: list[tuple[float, float, float, float]] = []
-        if text.strip():
-            left, top, right, bottom = self._edges
-            page, refs = self._text.raw, self._edge_refs
-            for index in range(pdfium_c.FPDFText_CountRects(page, start, count)):
-                pdfium_c.FPDFText_GetRect(page, index, *refs)
-                boxes.append((left.value, bottom.value, right.value, top.value))
+        if not text or text.isspace():
+            return Line(text, start, None, 0.0, end)
+        page, edges, (left, bottom, right, top) = self._text, self._edges, self._at
+        boxes: list[_Edges] = []
+        for index in range(_count_rects(page, start, count)):
+            _rect(page, index, left, top, right, bottom)
+            boxes.append(_FOUR(edges))
         if not boxes:
             return Line(text, start, None, 0.0, end)
         if not self._upright:
@@ -152,6 +193,23 @@ class Layout:
         if len(boxes) == 1:
             return Line(text, start, Box(*boxes[0]), 0.0, end)
         return Line(text, start, _around(boxes), _widest_gap(boxes), end)
+
+
+def _shown(document: int, index: int) -> int:
+    """A page with what its form fields and notes show drawn into it."""
+    page = _load_page(document, index)
+    for number in range(_count_notes(page) if page else 0):
+        note = _note(page, number)
+        kind = _note_kind(note)
+        _close_note(note)
+        if kind in _SHOWN:
+            _flatten(page, pdfium_c.FLAT_NORMALDISPLAY)
+            _close_page(page)
+            page = _load_page(document, index)
+            break
+    if not page:
+        raise PdfiumError("Failed to load page.")
+    return page
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str]]:
@@ -163,12 +221,12 @@ def _pieces(text: str) -> Iterator[tuple[str, str]]:
         yield last, ""
 
 
-def _around(boxes: list[tuple[float, float, float, float]]) -> Box:
+def _around(boxes: Sequence[_Edges]) -> Box:
     lefts, bottoms, rights, tops = zip(*boxes, strict=True)
     return Box(min(lefts), min(bottoms), max(rights), max(tops))
 
 
-def _widest_gap(boxes: list[tuple[float, float, float, float]]) -> float:
+def _widest_gap(boxes: list[_Edges]) -> float:
     boxes.sort()
     widest, end = 0.0, boxes[0][2]
     for left, _, right, _ in boxes:

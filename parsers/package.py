@@ -22,8 +22,12 @@ class Package:
 
     def xml(self, name: str) -> Any:
         """The root element of a part, None where there is no such part. Raises Damaged, TooLarge."""
-        data = read_member(self._zip, name, max_bytes=self._max_part_bytes)
+        data = self.data(name)
         return None if data is None else parse_xml(data)
+
+    def data(self, name: str) -> bytes | None:
+        """The bytes of a part, None where there is no such part. Raises Damaged, TooLarge."""
+        return read_member(self._zip, name, max_bytes=self._max_part_bytes)
 
     def related(self, source: str, kind: str) -> str | None:
         """Name of the first part that `source` ("" for the package) points to by such a relationship."""

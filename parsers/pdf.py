@@ -24,12 +24,13 @@ from parsers.halves import made
 from parsers.hyphens import Hyphens
 from parsers.layout import Layout, Line
 from parsers.limits import Limits
+from parsers.native import address
 from parsers.ocr import Scans, named
 from parsers.paragraphs import join
 from parsers.reading import Mark, RawPage, Reading
 from parsers.running import Leaf, mark_running
 
-PARSER = "pdf/2"
+PARSER = "pdf/3"
 
 _SCANNED = (
     "No page holds text; the PDF seems to be scanned, and none was recognised in its pictures. "
@@ -39,11 +40,11 @@ _SCANNED = (
 _STAMPED = 4
 #: A PDF of more pages is shared between processes.
 _LONG = 20
+#: After so many pages a PDF is opened afresh: PDFium keeps what it has parsed of it.
+_FRESH = 2000
 _HEX_STRING = re.compile(r"<[0-9A-Fa-f]*>")
 _DATE = re.compile(r"D:(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?")
 _XFA = (pdfium_c.FORMTYPE_XFA_FULL, pdfium_c.FORMTYPE_XFA_FOREGROUND)
-#: Annotations that show text of their own.
-_SHOWN = (pdfium_c.FPDF_ANNOT_WIDGET, pdfium_c.FPDF_ANNOT_FREETEXT, pdfium_c.FPDF_ANNOT_STAMP)
 
 
 def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
@@ -110,6 +111,7 @@ class _Pages:
         self._processes = limits.processes
         self._sheets: dict[int, _Sheet] = {}
         self._unread: list[int] = []
+        self._looked = 0
 
     def __iter__(self) -> Iterator[RawPage]:
         labelled = any(self._labels)
@@ -129,18 +131,36 @@ class _Pages:
 
     def _leaves(self) -> Iterator[Leaf]:
         total = len(self._pdf)
-        look = partial(_look, self._pdf)
         shared = self._processes > 1 and total > _LONG
-        sheets = made(look, total, there=self._look_again) if shared else map(look, range(total))
-        for index, sheet in enumerate(sheets):
-            if sheet is None:
+        sheets = made(self._look, total, there=self._look_again) if shared else map(self._look, range(total))
+        for index, seen in enumerate(sheets):
+            if seen is None:
                 self._unread.append(index + 1)
-            self._sheets[index] = sheet or _Sheet([], 0.0, [], is_picture=False)
+            sheet = self._sheets[index] = seen or _Sheet([], 0.0, [], is_picture=False)
             titles = frozenset(one_line(mark.title).lower() for mark in self._outline.get(index, ()))
-            yield Leaf(index, self._sheets[index].lines, titles)
+            yield Leaf(index, sheet.lines, titles, [block.lines for block in sheet.blocks])
+
+    def _look(self, index: int) -> _Sheet | None:
+        """A page, None where it cannot be read."""
+        self._looked += 1
+        if self._looked % _FRESH == 0:
+            self._pdf.close()
+            self._pdf = self._open()
+        try:
+            layout = Layout(address(self._pdf.raw), index)
+        except pdfium.PdfiumError:
+            return None
+        try:
+            visible = sum(1 for line in layout.lines if line.box)
+            is_picture = visible <= _STAMPED and layout.is_picture
+            return _Sheet(layout.lines, layout.em, grid.blocks(layout), is_picture)
+        finally:
+            layout.close()
 
     def _look_again(self) -> Callable[[int], _Sheet | None]:
-        return partial(_look, self._open())
+        """To look in another process, which must not share the open file."""
+        self._pdf = self._open()
+        return self._look
 
     def _text(self, leaf: Leaf) -> tuple[str, bool]:
         """Text of a page, and whether it was recognised in its picture."""
@@ -170,34 +190,6 @@ class _Pages:
         self._warnings += self._scans.warnings(total)
         if self.form:
             self._warnings.append("The PDF is an XFA form; its fields are added to the text of page 1.")
-
-
-def _look(pdf: pdfium.PdfDocument, index: int) -> _Sheet | None:
-    """A page, None where it cannot be read."""
-    try:
-        layout = Layout(_shown(pdf, index))
-    except pdfium.PdfiumError:
-        return None
-    try:
-        visible = sum(1 for line in layout.lines if line.box)
-        is_picture = visible <= _STAMPED and layout.is_picture
-        return _Sheet(layout.lines, layout.em, grid.blocks(layout), is_picture)
-    finally:
-        layout.close()
-
-
-def _shown(pdf: pdfium.PdfDocument, index: int) -> pdfium.PdfPage:
-    """A page with what its form fields and notes show drawn into it."""
-    page = pdf[index]
-    for number in range(pdfium_c.FPDFPage_GetAnnotCount(page.raw)):
-        note = pdfium_c.FPDFPage_GetAnnot(page.raw, number)
-        kind = pdfium_c.FPDFAnnot_GetSubtype(note)
-        pdfium_c.FPDFPage_CloseAnnot(note)
-        if kind in _SHOWN:
-            pdfium_c.FPDFPage_Flatten(page.raw, pdfium_c.FLAT_NORMALDISPLAY)
-            page.close()
-            return pdf[index]
-    return page
 
 
 def _outline(pdf: pdfium.PdfDocument) -> Mapping[int, list[Mark]]:

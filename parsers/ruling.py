@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import bisect
-import ctypes
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import NamedTuple
 
 import pypdfium2.raw as pdfium_c
 
-from parsers.layout import Box, Layout
+from parsers.layout import Box, Layout, count_objects, object_type, page_object
+from parsers.native import native
 
 #: Objects and path segments looked at on a page: drawings have more, tables do not.
 _MOST = 4000
@@ -22,6 +24,14 @@ _FEWEST_COLUMNS = 2
 _SHORT = 6.0
 #: Lines this near to each other meet, or are one.
 _NEAR = 3.0
+
+_place = attrgetter("at")
+_count_segments = native(pdfium_c.FPDFPath_CountSegments)
+_bounds = native(pdfium_c.FPDFPageObj_GetBounds)
+_matrix = native(pdfium_c.FPDFPageObj_GetMatrix)
+_segment = native(pdfium_c.FPDFPath_GetPathSegment)
+_point = native(pdfium_c.FPDFPathSegment_GetPoint)
+_segment_type = native(pdfium_c.FPDFPathSegment_GetType)
 
 
 class Edge(NamedTuple):
@@ -40,6 +50,7 @@ class Grid:
     #: Boundaries of columns from left to right, and of rows from top to bottom.
     columns: list[float]
     rows: list[float]
+    #: From left to right.
     vertical: list[Edge]
 
     def column(self, x: float) -> int:
@@ -53,21 +64,24 @@ class Grid:
 
     def divides(self, left: float, right: float, y: float) -> bool:
         """Whether a vertical line stands between two widths at a height."""
-        return any(left - 1 <= edge.at <= right + 1 and edge.low <= y <= edge.high for edge in self.vertical)
+        first = bisect.bisect_left(self.vertical, left - 1, key=_place)
+        last = bisect.bisect_right(self.vertical, right + 1, lo=first, key=_place)
+        return any(edge.low <= y <= edge.high for edge in self.vertical[first:last])
 
 
 def grids(layout: Layout) -> list[Grid]:
     """The grids on a page with two columns or more, from top to bottom."""
     horizontal: list[Edge] = []
     vertical: list[Edge] = []
-    for box in _boxes(layout):
-        if box.height <= _THIN < _SHORT <= box.right - box.left:
-            horizontal.append(Edge((box.bottom + box.top) / 2, box.left, box.right))
-        elif box.right - box.left <= _THIN < _SHORT <= box.height:
-            vertical.append(Edge((box.left + box.right) / 2, box.bottom, box.top))
-        elif box.height > _SHORT and box.right - box.left > _SHORT:  # a cell or a frame
-            horizontal += [Edge(box.bottom, box.left, box.right), Edge(box.top, box.left, box.right)]
-            vertical += [Edge(box.left, box.bottom, box.top), Edge(box.right, box.bottom, box.top)]
+    for left, bottom, right, top in _boxes(layout):
+        width, height = right - left, top - bottom
+        if height <= _THIN < _SHORT <= width:
+            horizontal.append(Edge((bottom + top) / 2, left, right))
+        elif width <= _THIN < _SHORT <= height:
+            vertical.append(Edge((left + right) / 2, bottom, top))
+        elif height > _SHORT and width > _SHORT:  # a cell or a frame
+            horizontal += [Edge(bottom, left, right), Edge(top, left, right)]
+            vertical += [Edge(left, bottom, top), Edge(right, bottom, top)]
     if len(_boundaries([edge.at for edge in vertical])) <= _FEWEST_COLUMNS:
         return []
     found = [_grid(*part) for part in _parts(_merged(horizontal), _merged(vertical))]
@@ -77,35 +91,34 @@ def grids(layout: Layout) -> list[Grid]:
 
 
 def _boxes(layout: Layout) -> Iterator[Box]:
-    page = layout.page.raw
-    edges = [ctypes.c_float() for _ in range(4)]
-    refs = [ctypes.byref(edge) for edge in edges]
-    for index in range(min(pdfium_c.FPDFPage_CountObjects(page), _MOST)):
-        shape = pdfium_c.FPDFPage_GetObject(page, index)
-        if pdfium_c.FPDFPageObj_GetType(shape) != pdfium_c.FPDF_PAGEOBJ_PATH:
+    page = layout.page
+    edges = array("f", bytes(16))
+    left, _ = edges.buffer_info()
+    for index in range(min(count_objects(page), _MOST)):
+        shape = page_object(page, index)
+        if object_type(shape) != pdfium_c.FPDF_PAGEOBJ_PATH:
             continue
-        segments = pdfium_c.FPDFPath_CountSegments(shape)
+        segments = _count_segments(shape)
         if segments <= 5:
-            if pdfium_c.FPDFPageObj_GetBounds(shape, *refs):
-                yield layout.turned(Box(*(edge.value for edge in edges)))
+            if _bounds(shape, left, left + 4, left + 8, left + 12):
+                yield layout.turned(Box(*edges))
         elif segments <= _MOST:
             yield from map(layout.turned, _strokes(shape, segments))
 
 
-def _strokes(shape: Any, segments: int) -> Iterator[Box]:
+def _strokes(shape: int, segments: int) -> Iterator[Box]:
     """The straight strokes of a path."""
-    matrix = pdfium_c.FS_MATRIX()
-    pdfium_c.FPDFPageObj_GetMatrix(shape, matrix)
-    x, y = ctypes.c_float(), ctypes.c_float()
+    numbers = array("f", bytes(24))
+    place, _ = numbers.buffer_info()
+    _matrix(shape, place)
+    a, b, c, d, e, f = numbers
     last = None
     for index in range(segments):
-        segment = pdfium_c.FPDFPath_GetPathSegment(shape, index)
-        pdfium_c.FPDFPathSegment_GetPoint(segment, x, y)
-        point = (
-            matrix.a * x.value + matrix.c * y.value + matrix.e,
-            matrix.b * x.value + matrix.d * y.value + matrix.f,
-        )
-        kind = pdfium_c.FPDFPathSegment_GetType(segment)
+        segment = _segment(shape, index)
+        _point(segment, place, place + 4)
+        x, y = numbers[0], numbers[1]
+        point = a * x + c * y + e, b * x + d * y + f
+        kind = _segment_type(segment)
         if kind == pdfium_c.FPDF_SEGMENT_LINETO and last:
             yield Box(
                 min(last[0], point[0]), min(last[1], point[1]), max(last[0], point[0]), max(last[1], point[1])
@@ -114,13 +127,17 @@ def _strokes(shape: Any, segments: int) -> Iterator[Box]:
 
 
 def _merged(edges: list[Edge]) -> list[Edge]:
-    """Edges that continue each other as one."""
+    """Edges that continue each other as one, in order of their places."""
     out: list[Edge] = []
     for edge in sorted(set(edges)):
+        at, low, high = edge
         for index in range(len(out) - 1, max(-1, len(out) - 20), -1):
-            other = out[index]
-            if edge.at - other.at <= 1 and edge.low <= other.high + _NEAR and edge.high >= other.low - _NEAR:
-                out[index] = Edge(other.at, min(edge.low, other.low), max(edge.high, other.high))
+            place, start, end = out[index]
+            if at - place > 1:
+                out.append(edge)
+                break
+            if low <= end + _NEAR and high >= start - _NEAR:
+                out[index] = Edge(place, min(low, start), max(high, end))
                 break
         else:
             out.append(edge)
@@ -137,12 +154,11 @@ def _parts(horizontal: list[Edge], vertical: list[Edge]) -> list[tuple[list[Edge
             index = owner[index]
         return index
 
-    for i, across in enumerate(horizontal):
-        for j, upright in enumerate(vertical, start=len(horizontal)):
-            if (
-                across.low - _NEAR <= upright.at <= across.high + _NEAR
-                and upright.low - _NEAR <= across.at <= upright.high + _NEAR
-            ):
+    for i, (height, left, right) in enumerate(horizontal):
+        first = bisect.bisect_left(vertical, left - _NEAR, key=_place)
+        last = bisect.bisect_right(vertical, right + _NEAR, lo=first, key=_place)
+        for j, (_, low, high) in enumerate(vertical[first:last], start=len(horizontal) + first):
+            if low - _NEAR <= height <= high + _NEAR and owner[i] != owner[j]:
                 owner[find(i)] = find(j)
     parts: dict[int, tuple[list[Edge], list[Edge]]] = {}
     for i, edge in enumerate([*horizontal, *vertical]):

@@ -1,15 +1,16 @@
 """Running headers and footers: lines that come again at the same place of neighbouring pages.
 
-The first of each stays in the text, the others are left out. Only four pages back and ahead are looked at, so
-a document of any length passes through in constant memory.
+The first of each stays in the text, the others are left out; the rows of a table run only if all of it does.
+Only four pages back and ahead are looked at, so a document of any length passes through in constant memory.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from parsers.layout import Line
@@ -20,24 +21,23 @@ _REACH = 4
 _PAGES = 3
 #: Lines at the top, and at the bottom, of which some may run.
 _EDGE = 4
-_NUMBER = re.compile(r"\d{1,5}|\b[ivxlc]{1,9}\b")
+#: A number in Arabic or Roman figures. It begins with a set of letters, for which `re` searches fastest.
+_NUMBER = re.compile(r"[\divxlc](?:(?<=\d)\d{0,4}|(?<=\b\w)[ivxlc]{0,8}\b)")
 _ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 #: Heights on two pages that count as the same, in points.
 _SAME = 4.0
 
 
-class _Key(NamedTuple):
-    """What lines of several pages have in common."""
+class _Edge(NamedTuple):
+    """A line at the top or the bottom of a page."""
 
-    #: All of it, or all but the numbers where one of them is the page's.
     text: str
+    #: With "#" for every number.
+    pattern: str
     height: int
-
-
-class _Number(NamedTuple):
-    printed: str
-    #: By what it is greater than the index of the page.
-    offset: int
+    numbers: list[str]
+    #: By what each number is greater than the index of the page.
+    offsets: list[int]
 
 
 @dataclass(slots=True)
@@ -48,13 +48,22 @@ class Leaf:
     lines: list[Line]
     #: Titles that begin on this page are never taken for headers.
     titles: frozenset[str] = frozenset()
+    #: Indices of the lines of each table.
+    tables: Sequence[frozenset[int]] = ()
     #: Indices of lines that run and were seen before.
     dropped: frozenset[int] = frozenset()
     #: The page number printed in a running line.
     printed: str | None = None
-    #: By line: as it stands, and without its numbers.
-    keys: dict[int, tuple[_Key, _Key]] = field(default_factory=dict)
-    numbers: dict[int, list[_Number]] = field(default_factory=dict)
+    #: Lines that may run, by index, and by text and pattern.
+    edges: dict[int, _Edge] = field(default_factory=dict)
+    by_text: dict[str, list[_Edge]] = field(default_factory=dict)
+
+    def at(self, text: str, height: int) -> _Edge | None:
+        """The line with this text or pattern at about this height."""
+        for edge in self.by_text.get(text, ()):
+            if -1 <= edge.height - height <= 1:
+                return edge
+        return None
 
 
 def mark_running(leaves: Iterable[Leaf]) -> Iterator[Leaf]:
@@ -62,7 +71,7 @@ def mark_running(leaves: Iterable[Leaf]) -> Iterator[Leaf]:
     window = _Window()
     for leaf in leaves:
         _look(leaf)
-        window.add(leaf)
+        window.ahead.append(leaf)
         if len(window.ahead) > _REACH:
             yield window.judge()
     while window.ahead:
@@ -72,16 +81,19 @@ def mark_running(leaves: Iterable[Leaf]) -> Iterator[Leaf]:
 def _look(leaf: Leaf) -> None:
     """Note the lines at the edges of a page."""
     lines = leaf.lines
-    placed = [(line.box, i) for i, line in enumerate(lines) if line.box]
-    placed.sort(key=lambda item: -item[0].top)
+    placed = sorted((-line.box.top, i, line.box) for i, line in enumerate(lines) if line.box)
     if len(placed) > 2 * _EDGE:
         placed = placed[:_EDGE] + placed[-_EDGE:]
-    for box, i in placed:
+    for _, i, box in placed:
         text = " ".join(lines[i].text.split()).lower()
         if text and text not in leaf.titles:
             height = round(box.bottom / _SAME)
-            leaf.keys[i] = _Key(text, height), _Key(_NUMBER.sub("#", text), height)
-            leaf.numbers[i] = [_Number(found, _value(found) - leaf.index) for found in _NUMBER.findall(text)]
+            numbers = _NUMBER.findall(text)
+            pattern = _NUMBER.sub("#", text) if numbers else text
+            edge = _Edge(text, pattern, height, numbers, [_value(number) - leaf.index for number in numbers])
+            leaf.edges[i] = edge
+            for key in {text, pattern}:
+                leaf.by_text.setdefault(key, []).append(edge)
 
 
 def _value(number: str) -> int:
@@ -93,52 +105,83 @@ def _value(number: str) -> int:
 
 
 class _Window:
-    """The pages around the one that is judged, and how often each line occurs on them."""
+    """The pages around the one that is judged."""
 
     def __init__(self) -> None:
         self.ahead: deque[Leaf] = deque()
-        self._behind: deque[Leaf] = deque()
-        self._keys: Counter[_Key] = Counter()
-        self._offsets: Counter[int] = Counter()
+        #: The nearest first.
+        self._behind: deque[Leaf] = deque(maxlen=_REACH)
         self._seen: set[str] = set()
-
-    def add(self, leaf: Leaf) -> None:
-        self.ahead.append(leaf)
-        self._keys.update(_keys(leaf))
-        self._offsets.update(_offsets(leaf))
+        #: By what the last printed page number was greater than the index of its page.
+        self._offset: int | None = None
 
     def judge(self) -> Leaf:
         """Take the next page out, with its running lines found."""
         leaf = self.ahead.popleft()
+        counting = self._counting(leaf)
         dropped = set()
-        for line, (same, numbered) in leaf.keys.items():
-            # A line runs that comes again as it is, or with a number that grows with the pages.
-            number = next((n for n in leaf.numbers[line] if self._offsets[n.offset] >= _PAGES), None)
-            key = same if number is None else numbered
-            if self._around(key) < _PAGES:
+        for line, edge in leaf.edges.items():
+            if line in counting:
+                text = edge.pattern
+            elif self._comes_again(edge):
+                text = edge.text
+            else:
                 continue
-            leaf.printed = number.printed if number else leaf.printed
-            if key.text in self._seen or key.text == "#":
+            if text in self._seen or text == "#":
                 dropped.add(line)
-            self._seen.add(key.text)
+            self._seen.add(text)
+        for table in leaf.tables:
+            if not table <= dropped:  # what counts the pages is no row, wherever it stands
+                dropped -= table - counting
         leaf.dropped = frozenset(dropped)
-        self._behind.append(leaf)
-        if len(self._behind) > _REACH:
-            self._forget(self._behind.popleft())
+        self._behind.appendleft(leaf)
         return leaf
 
-    def _around(self, key: _Key) -> int:
-        """On how many pages a line stands at about its height."""
-        return sum(self._keys[_Key(key.text, key.height + step)] for step in (-1, 0, 1))
+    def _comes_again(self, edge: _Edge) -> bool:
+        """Whether a line runs as it is."""
+        text, height = edge.text, edge.height
+        return (
+            sum(leaf.at(text, height) is not None for leaf in chain(self._behind, self.ahead)) + 1 >= _PAGES
+        )
 
-    def _forget(self, leaf: Leaf) -> None:
-        self._keys.subtract(_keys(leaf))
-        self._offsets.subtract(_offsets(leaf))
+    def _counting(self, leaf: Leaf) -> set[int]:
+        """The lines with the number of the page, which is noted; a page has but one."""
+        found = [
+            (length, edge.offsets[place], line, place)
+            for line, edge in leaf.edges.items()
+            for place, length in enumerate(self._lengths(edge))
+        ]
+        found = [item for item in found if item[0] >= self._least(item[1], leaf.edges[item[2]])]
+        if not found:
+            return set()
+        # The count that goes on from the last page, or else the one that goes on for longest.
+        _, best, line, place = max(found, key=lambda item: (item[1] == self._offset, item[0]))
+        self._offset = best
+        leaf.printed = leaf.edges[line].numbers[place]
+        return {line for _, offset, line, _ in found if offset == best}
 
+    def _least(self, offset: int, edge: _Edge) -> int:
+        """How many pages show that a number counts them: fewer where it goes on from the last page."""
+        if offset != self._offset:
+            return _PAGES
+        return 1 if edge.pattern == "#" else 2
 
-def _keys(leaf: Leaf) -> set[_Key]:
-    return {key for keys in leaf.keys.values() for key in keys}
+    def _lengths(self, edge: _Edge) -> list[int]:
+        """For how many pages on end each number of a line grows with the pages that have this line."""
+        if not edge.offsets:
+            return []
+        sides = [self._offsets(edge, side) for side in (self._behind, self.ahead)]
+        lengths = []
+        for place, offset in enumerate(edge.offsets):
+            lengths.append(1)
+            for pages in sides:
+                for offsets in pages:
+                    if offsets[place] != offset:
+                        break
+                    lengths[-1] += 1
+        return lengths
 
-
-def _offsets(leaf: Leaf) -> set[int]:
-    return {number.offset for numbers in leaf.numbers.values() for number in numbers}
+    def _offsets(self, edge: _Edge, side: Iterable[Leaf]) -> list[list[int]]:
+        """Those of the same line on other pages, the nearest first."""
+        found = [leaf.at(edge.pattern, edge.height) for leaf in side]
+        return [other.offsets for other in found if other and len(other.offsets) == len(edge.offsets)]

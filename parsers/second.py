@@ -17,7 +17,7 @@ from parsers.reading import RawPage, Reading
 if TYPE_CHECKING:
     from pypdf import PdfReader
 
-PARSER = "pdf/2"
+PARSER = "pdf/3"
 
 _T = TypeVar("_T")
 

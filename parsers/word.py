@@ -11,21 +11,22 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from parsers import markdown
+from parsers import html, markdown
 from parsers.archive import open_zip
 from parsers.attributes import get, value, whole
 from parsers.document import Change
-from parsers.errors import Damaged
+from parsers.errors import Damaged, Empty
 from parsers.limits import Limits
 from parsers.numbering import Numbering, spell
 from parsers.package import Package
 from parsers.reading import Mark, RawPage, Reading
 from parsers.sections import Block, sections
 
-PARSER = "word/3"
+PARSER = "word/4"
 
 # Marks within the text of a block; XML allows none of these characters in a file.
 _SET = "\f"  #: a page break that the author set
@@ -53,6 +54,7 @@ _LONG_CELL = 1500
 _PLAIN = {"tab": "\t", "ptab": "\t", "cr": "\n", "noBreakHyphen": "-", "lastRenderedPageBreak": _LAID_OUT}
 #: Parts of a formula, and what stands before them on a line (ECMA-376 part 1, section 22.1).
 _FORMULA = {"sup": "^", "sub": "_", "den": "/"}
+_PAGES_OF_HTML = (".htm", ".html", ".xhtml")
 #: Elements that hold properties, field codes, deleted text, phonetic guides: no text of the document.
 _SKIPPED = frozenset({
     "del", "moveFrom", "delText", "instrText", "delInstrText", "pPr", "rPr", "tblPr", "tblGrid", "trPr",
@@ -204,6 +206,8 @@ class _Walk:
             return package.xml(name) if name else None
 
         self.warnings: list[str] = []
+        self._package = package
+        self._chunks = dict(package.links(main, "aFChunk"))
         self._styles = _Styles(part("styles"))
         self._numbering = Numbering(part("numbering"))
         self._notes = {kind: _notes(part(f"{kind}s"), kind) for kind in ("footnote", "endnote", "comment")}
@@ -253,9 +257,19 @@ class _Walk:
                 case "tbl":
                     yield from self._table(child)
                 case "altChunk":
-                    self.warnings.append("The file embeds another document, which was not read.")
+                    yield from self._embedded(get(child, "id"))
                 case _:
                     yield from self._blocks(child)
+
+    def _embedded(self, identity: str) -> Iterator[Block]:
+        """Another document that Word would take in when it opens this one (ECMA-376 part 1, 17.17.2)."""
+        name = self._chunks.get(identity, "")
+        data = self._package.data(name) if name.lower().endswith(_PAGES_OF_HTML) else None
+        if data is None:
+            self.warnings.append("The file embeds another document, which was not read.")
+            return
+        with suppress(Empty):
+            yield from html.parse(data).blocks()
 
     def _paragraph(self, paragraph: Any) -> Iterator[Block]:
         outer, self._pending = self._pending, []

@@ -52,6 +52,18 @@ def test_printed_page_numbers_are_read() -> None:
     assert labels[12] == "1"
 
 
+def test_a_manual_full_of_numbers_is_labelled_by_its_page_numbers_and_keeps_its_headings() -> None:
+    pages = read("long/unstructured/pdf2image-memory-error-test-400p.pdf").pages
+    assert [page.label for page in pages[6:399]] == [str(number) for number in range(1, 394)]
+    assert "Exhibit 2.3.59-8 (01-17-2005)" in pages[30].text
+
+
+def test_a_table_over_many_pages_keeps_its_head_on_each() -> None:
+    tables = read("long/us-gov/NIST.SP.800-171r2.pdf").tables
+    heads = [table.rows[0][1:] for table in tables if table.page in range(98, 112)]
+    assert heads.count(("NIST SP 800-53", "TAILORING")) >= 10
+
+
 @pytest.mark.parametrize(
     "name", ["long/typescript/TypeScript Language Specification", "long/fsharp/FSharpSpec-4.1-latest"]
 )

@@ -136,6 +136,11 @@ def test_twins_say_the_same(one: str, two: str) -> None:
     assert likeness(text(read(one)), text(read(two))) >= 0.95
 
 
+def test_arabic_is_read_letter_by_letter() -> None:
+    known = (CORPUS / "parsing/docling_pdf/right_to_left_01.md").read_text(encoding="utf-8")
+    assert likeness(text(read("parsing/docling_pdf/right_to_left_01.pdf")), known) >= 0.93
+
+
 @pytest.mark.parametrize("chapter", [1, 3, 5, 9, 11, 13, 15, 19])
 def test_a_chapter_in_word_says_what_another_edition_says(chapter: int) -> None:
     markdown = (CORPUS / f"long/rust-book/chapter{chapter:02}.md").read_text(encoding="utf-8")

@@ -63,6 +63,29 @@ def test_progress_is_told_page_by_page(path: Path) -> None:
     assert seen == [(page, 400) for page in range(1, 401)]
 
 
+def peak(pid: int) -> int:
+    """KiB that a process ever held in memory."""
+    [line] = re.findall(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(line)
+
+
+def test_five_thousand_pages_are_read_in_the_memory_of_five_hundred(path: Path) -> None:
+    pages = ["\n".join(f"Line {n * k} of the text" for k in range(11, 20)) for n in range(5000)]
+    path.write_bytes(documents.pdf(pages))
+    seen: list[tuple[int, int]] = []
+    peaks: list[int] = []
+
+    def look(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done in {500, 5000}:
+            peaks.append(peak(children()[0]))
+
+    document = parse(path, filename="a.pdf", on_page=look)
+    assert seen == [(page, 5000) for page in range(1, 5001)]
+    assert [page.text for page in document.pages] == pages
+    assert peaks[1] < 1.3 * peaks[0]
+
+
 def test_a_password_reaches_the_child(path: Path) -> None:
     path.write_bytes(documents.locked_pdf(["Secret"], "pässword"))
     assert parse(path, filename="a.pdf", password="pässword").pages[0].text == "Secret"

@@ -114,6 +114,33 @@ def test_what_comes_twice_does_not_run(path: Path) -> None:
     assert sum("ACME" in page.text for page in read(path, drawn_pdf(pages)).pages) == 2
 
 
+def test_the_head_of_a_table_is_no_running_header(path: Path) -> None:
+    dues = (("Rent", 7), ("Heat", 9))
+    pages = [
+        drawn("ACME Annual Report", 72, 760)
+        + drawn(f"- {n} -", 300, 40)
+        + cells((ROWS[0], *((item, f"{n * n + due}th", str(n * due)) for item, due in dues)))
+        for n in range(1, 7)
+    ]
+    document = read(path, drawn_pdf(pages))
+    assert [table.rows[0] for table in document.tables] == [ROWS[0]] * 6
+    assert document.tables[4].rows[1:] == (("Rent", "32th", "35"), ("Heat", "34th", "45"))
+    assert sum("ACME" in page.text for page in document.pages) == 1
+
+
+def test_a_header_that_is_a_table_is_kept_once(path: Path) -> None:
+    rows = (("ACME", "Manual", "B-7"), ("Status", "final", "2024"), ("By", "QA", "all"))
+    head = "".join(
+        drawn(cell, 80 + 150 * column, 750 - 15 * row)
+        for row, line in enumerate(rows)
+        for column, cell in enumerate(line)
+    )
+    pages = [head + drawn(f"{PROSE} {n * n}\n{n * 7} {PROSE}", y=500) for n in range(1, 7)]
+    document = read(path, drawn_pdf(pages))
+    assert [table.page for table in document.tables] == [1]
+    assert document.pages[4].text == f"{PROSE} 25\n35 {PROSE}"
+
+
 def test_bookmarks_are_sections_where_their_titles_stand(path: Path) -> None:
     pages = [drawn("Preface"), drawn("See below.\nRent and\nDeposit\n900")]
     [section] = read(path, drawn_pdf(pages, outline="Rent and Deposit")).sections
@@ -171,6 +198,27 @@ def test_numbers_that_do_not_count_pages_are_no_footers(path: Path) -> None:
     pages = [drawn("Invoice", y=760) + drawn(f"Total {n * n * 10} EUR", y=740) for n in range(1, 7)]
     texts = [page.text for page in read(path, drawn_pdf(pages)).pages]
     assert texts[3] == "Total 160 EUR"
+
+
+def test_of_many_numbers_the_one_that_counts_the_pages_is_their_label(path: Path) -> None:
+    heads = [f"Exhibit 2.{n // 2} (Cont. {n % 2})" for n in range(1, 13)]
+    pages = [
+        drawn(head, y=760) + drawn(f"{PROSE} {n * n}") + drawn(f"page {n + 2}", 300, 40)
+        for n, head in enumerate(heads, start=1)
+    ]
+    document = read(path, drawn_pdf(pages))
+    assert [page.label for page in document.pages] == [str(n + 2) for n in range(1, 13)]
+    assert [page.text.split("\n")[0] for page in document.pages] == heads
+
+
+def test_a_page_number_that_stands_elsewhere_where_a_chapter_begins_is_one(path: Path) -> None:
+    pages = [
+        drawn(f"{PROSE} {n * n}") + (drawn(f"{n}", 300, 40) if n == 7 else drawn(f"Rent law {n}", 72, 760))
+        for n in range(1, 11)
+    ]
+    document = read(path, drawn_pdf(pages))
+    assert [page.label for page in document.pages] == [str(n) for n in range(1, 11)]
+    assert document.pages[6].text == f"{PROSE} 49"
 
 
 def test_roman_page_numbers_are_page_numbers(path: Path) -> None:

@@ -311,3 +311,18 @@ def test_powers_and_fractions_keep_their_meaning(path: Path) -> None:
     power = f"<m:sSup><m:e>{letter('x')}</m:e><m:sup>{letter('2')}</m:sup></m:sSup>"
     fraction = f"<m:f><m:num>{letter('a')}</m:num><m:den>{letter('b')}</m:den></m:f>"
     assert text_of(path, p(f"<m:oMath>{power}{letter('+')}{fraction}</m:oMath>")) == "x^2+a/b"
+
+
+def test_a_page_of_html_that_the_file_takes_in_is_read(path: Path) -> None:
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    chunk = f'<w:altChunk xmlns:r="{office}" r:id="c1"/>'
+    files = {
+        "word/document.xml": f"<w:document {documents.NAMESPACES}><w:body>{paragraph('Before')}{chunk}"
+        "</w:body></w:document>",
+        "word/_rels/document.xml.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/'
+        f'relationships"><Relationship Id="c1" Type="{office}/aFChunk" Target="taken.html"/></Relationships>',
+        "word/taken.html": "<p>The <b>rent</b> is due.</p><table><tr><td>a<td>b<tr><td>c<td>d</table>",
+    }
+    document = read(path, documents.zip_of(files))
+    assert document.pages[0].text == "Before\n\nThe rent is due.\n\n| a | b |\n| --- | --- |\n| c | d |"
+    assert document.warnings == ()
