@@ -104,6 +104,17 @@ def walsh(rows, DIM: tl.constexpr):
 
 
 @triton.jit
+def _tokens(row, lengths):
+    """How many tokens an item of the exact arena holds at present."""
+    tokens = tl.load(row + 1)
+    tail_seat = tl.load(row + 5)
+    if tail_seat >= 0:
+        left = tl.load(lengths + tail_seat).to(tl.int32) - tl.load(row + 6)
+        tokens = tl.minimum(tl.maximum(left, 0), tokens)
+    return tokens
+
+
+@triton.jit
 def _queries(
     q, row, kv_head, dims,
     HEADS: tl.constexpr, GROUP: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr,
@@ -172,11 +183,7 @@ def _attend_exact(
     for unit in range(tl.program_id(0), units, tl.num_programs(0)):
         row = items + (unit // KV_HEADS) * _COLUMNS
         kv_head = unit % KV_HEADS
-        tokens = tl.load(row + 1)
-        tail_seat = tl.load(row + 5)
-        if tail_seat >= 0:
-            left = tl.load(lengths + tail_seat).to(tl.int32) - tl.load(row + 6)
-            tokens = tl.minimum(tl.maximum(left, 0), tokens)
+        tokens = _tokens(row, lengths)
         begin = tl.load(row).to(tl.int64) * STRIDE + kv_head * DIM
         dims = tl.arange(0, DIM)
         query = _queries(q, row, kv_head, dims, HEADS, GROUP, N, DIM)
@@ -301,11 +308,7 @@ def _attend_exact_wide(
     for unit in range(tl.program_id(0), units, tl.num_programs(0)):
         row = items + (unit // KV_HEADS) * _COLUMNS
         kv_head = unit % KV_HEADS
-        tokens = tl.load(row + 1)
-        tail_seat = tl.load(row + 5)
-        if tail_seat >= 0:
-            left = tl.load(lengths + tail_seat).to(tl.int32) - tl.load(row + 6)
-            tokens = tl.minimum(tl.maximum(left, 0), tokens)
+        tokens = _tokens(row, lengths)
         begin = tl.load(row).to(tl.int64) * STRIDE + kv_head * DIM
         factor = scale * _LOG2_E
         dims = tl.arange(0, DIM)
