@@ -25,10 +25,11 @@ import torch
 import triton
 from torch import Tensor
 
-from worker.engine.formats import PAGE, PackedFormat, packed_format
+from worker.engine.formats import PackedFormat, packed_format
 from worker.engine.kernels import decode, pack
 from worker.engine.kernels.decode import Launch
 from worker.engine.kernels.plan import Group, Plan, Span, Tail, plan
+from worker.engine.page import PAGE
 
 HEADS, KV_HEADS, DIM = 32, 4, 128
 GROUP = HEADS // KV_HEADS

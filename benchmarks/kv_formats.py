@@ -29,7 +29,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from benchmarks import report
 from settings import Settings
 from worker.engine import default_model
-from worker.engine.formats import PAGE, PackedFormat, packed_format
+from worker.engine.formats import PackedFormat, packed_format
+from worker.engine.page import PAGE
 
 THREADS = 2
 CHUNK = 512

@@ -22,10 +22,11 @@ from worker.engine.assembly import build
 from worker.engine.attention import reference, select
 from worker.engine.decoder import Decoder
 from worker.engine.fake import fake_tokenizer
-from worker.engine.formats import PAGE, packed_format
+from worker.engine.formats import packed_format
 from worker.engine.kv import ExactArena, PackedArena, Span, cut
 from worker.engine.local import LocalEngine
 from worker.engine.nf4 import adopt
+from worker.engine.page import PAGE
 from worker.engine.passes import NAME, Seat
 from worker.engine.pool import Arenas, Lease, PagePool, body_keys
 from worker.engine.writer import PlainWriter

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.engine.formats import PAGE, packed_format
+from worker.engine.formats import packed_format
 from worker.engine.kernels import reference
 from worker.engine.kernels.plan import Group, Plan, Span, Tail, plan
 from worker.engine.kv import Shape
+from worker.engine.page import PAGE
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
 

@@ -17,8 +17,8 @@ from tiny import CHUNK, Permits, Record, Tiny, ask, document, finish
 
 from worker.engine import EngineStopped, Request
 from worker.engine.archive import Archive
-from worker.engine.formats import PAGE
 from worker.engine.kv import ExactArena, Shape, put
+from worker.engine.page import PAGE
 from worker.engine.pool import Arenas, Lease, PagePool, Prefix, body_keys
 from worker.engine.snapshots import Identity, SnapshotStore
 

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, Pretraine
 from worker.engine.attention import first_right, merge, reference, select
 from worker.engine.decoder import Decoder
 from worker.engine.errors import ModelLoadError
-from worker.engine.formats import PAGE
 from worker.engine.kv import ExactArena, Span, cut
+from worker.engine.page import PAGE
 
 SMALL = {
     "vocab_size": 300,

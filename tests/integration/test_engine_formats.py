@@ -16,9 +16,10 @@ from tiny import CHUNK, DIM, KV_HEADS, WINDOW, Record, Tiny, ask, document, fini
 from worker.engine import Cancelled, ModelCard, NotFinite, PromptTooLong, ReadProgress
 from worker.engine.decoder import Decoder
 from worker.engine.fake import fake_tokenizer
-from worker.engine.formats import PAGE, packed_format
+from worker.engine.formats import packed_format
 from worker.engine.kv import ExactArena, PackedArena
 from worker.engine.local import LocalEngine
+from worker.engine.page import PAGE
 from worker.engine.pool import Arenas
 from worker.engine.writer import PlainWriter
 

@@ -32,9 +32,9 @@ from worker.engine import (
 )
 from worker.engine.decoder import Decoder
 from worker.engine.fake import ByteCodec
-from worker.engine.formats import PAGE
 from worker.engine.local import LocalEngine
 from worker.engine.memory import allocate, bytes_per_token
+from worker.engine.page import PAGE
 from worker.engine.writer import PlainWriter
 
 WINDOW = 8_192

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.engine.formats import PAGE, PackedFormat, packed_format, walsh
+from worker.engine.formats import PackedFormat, packed_format, walsh
 from worker.engine.kernels import reference
 from worker.engine.kernels.plan import Group, Span, Tail, plan
+from worker.engine.page import PAGE
 
 KV_HEADS = 2
 PAGES = 3

@@ -12,9 +12,9 @@ from worker.engine.assembly import build
 from worker.engine.decoder import Decoder
 from worker.engine.errors import ModelLoadError, PromptTooLong
 from worker.engine.fake import fake_tokenizer
-from worker.engine.formats import PAGE
 from worker.engine.kv import ExactArena, Shape
 from worker.engine.memory import allocate, bytes_per_token, choose, fits_in, tokens_fit
+from worker.engine.page import PAGE
 from worker.engine.pool import Arenas, PagePool
 from worker.engine.types import Format, MemoryOptions
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from worker.engine.errors import IntegrityError
-from worker.engine.formats import PAGE, packed_format
+from worker.engine.formats import packed_format
 from worker.engine.kv import Arena, ExactArena, PackedArena, Shape, Span, put
+from worker.engine.page import PAGE
 from worker.engine.pool import MIN_END, Arenas, Lease, PagePool, Prefix, body_keys
 from worker.engine.runs import Run
 
@@ -278,6 +279,22 @@ def test_what_is_retired_to_the_host_comes_back_whole_on_its_next_use(kind: str,
     assert lease is not None
     assert (lease.prefix, lease.reused_tokens) == (first, 1_000)
     assert on_host(room, first) == 0
+    assert_whole(first)
+    assert_whole(second)
+    pool.check_integrity()
+
+
+def test_two_documents_change_places_where_neither_side_holds_both() -> None:
+    """Each is larger than what is free, so that they must do so a part at a time."""
+    pool = PagePool(room := arenas("fp8", 10, 9))
+    documents = [ids(9 * PAGE + 128, seed=seed) for seed in (1, 2)]
+    first, second = (keep(pool, document) for document in documents)
+    lease = acquire(pool, documents[0])
+    assert lease is not None
+    pool.release(lease)
+    assert first.held
+    assert second.held
+    assert on_host(room, second) > on_host(room, first)
     assert_whole(first)
     assert_whole(second)
     pool.check_integrity()

@@ -6,6 +6,7 @@ exactly where the interrupted one would have.
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections import deque
 from collections.abc import Collection, Iterator
@@ -20,11 +21,13 @@ from torch import Tensor
 
 from worker.engine import pinned
 from worker.engine.errors import SnapshotDamaged
-from worker.engine.formats import PAGE
 from worker.engine.kv import Arena
+from worker.engine.page import PAGE
 from worker.engine.pool import Arenas, PagePool, Prefix
 from worker.engine.runs import Run, joined
 from worker.engine.snapshots import ExtentRef, SnapshotStore, end_key
+
+logger = logging.getLogger(__name__)
 
 _SHORTEST = 1_024  # tokens; below this, reading again costs nothing
 _LOADED_AHEAD = 3
@@ -71,7 +74,7 @@ class Archive:
         self._copying: _Copying | None = None
         self._fetching: dict[Prefix, _Fetching] = {}
         self._rooms: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
-        self._rooms_made = 0
+        self._rooms_made, self._rooms_most = 0, _LOADED_AHEAD + 1
         self._loaders = ThreadPoolExecutor(_LOADED_AHEAD, "archive")
 
     def keep(self, prefix: Prefix) -> None:
@@ -169,7 +172,7 @@ class Archive:
         elif stop * PAGE > prefix.read or stop == pages:
             return False
         if not self._store.wait_for_room(self._room_bytes, wait_s) or (room := self._room(wait_s)) is None:
-            return wait_s > 0
+            return wait_s > 0 and self._rooms_most > 0
         size = 0
         for arena, run in _runs(prefix, start, stop):
             data = room[size : size + run.pages * arena.page_bytes]
@@ -214,14 +217,20 @@ class Archive:
     def _room(self, wait_s: float = 0) -> Tensor | None:
         """Memory for one extent; None while all of it is in use."""
         try:
-            made = self._rooms_made > _LOADED_AHEAD
+            made = self._rooms_made >= self._rooms_most
             return self._rooms.get(block=made and wait_s > 0, timeout=wait_s or None)
         except queue.Empty:
             if made:
                 return None
-        self._rooms_made += 1
         size = (self._room_bytes,)
-        return pinned.empty(size, torch.uint8) if self._pinned else torch.empty(size, dtype=torch.uint8)
+        try:
+            room = pinned.empty(size, torch.uint8) if self._pinned else torch.empty(size, dtype=torch.uint8)
+        except (OSError, RuntimeError) as exc:  # nothing here fails a request
+            self._rooms_most = self._rooms_made
+            logger.warning("Little or nothing of what is read can be stored for later: %s", exc)
+            return None
+        self._rooms_made += 1
+        return room
 
 
 def _put_back(rooms: queue.SimpleQueue[Tensor], room: Tensor, _: Future[None]) -> None:

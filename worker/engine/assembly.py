@@ -23,11 +23,12 @@ from worker.engine.compiled import compile_layers
 from worker.engine.decoder import Decoder
 from worker.engine.errors import EngineError, ModelLoadError, SnapshotError
 from worker.engine.fast_codec import FastCodec
-from worker.engine.formats import PAGE
-from worker.engine.kv import ExactArena, Span
+from worker.engine.formats import PackedFormat
+from worker.engine.kv import ExactArena, PackedArena, Span
 from worker.engine.local import LocalEngine
 from worker.engine.memory import allocate, bytes_per_token
 from worker.engine.nf4 import adopt
+from worker.engine.page import PAGE
 from worker.engine.pool import Arenas, PagePool
 from worker.engine.snapshots import Identity, SnapshotStore
 from worker.engine.tokenizer import PromptTokenizer
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _PREFILL_CHUNK = {"cpu": 1_024, "cuda": 8_192}
 _WINDOWS_ON_CPU = 8  # documents kept in memory; more would take a laptop's for little
+_PACKING_TOLERANCE = 5e-2  # relative; either rounding of a level is right
 _CUDA_RESERVE_BYTES = 1 << 30  # for fragments, and for what is not ours
 _GLM_1M_WINDOW, _GLM_1M_KV_HEADS = 1_048_576, 4
 
@@ -101,7 +103,7 @@ def build(
             window_bytes = decoder.window * bytes_per_token(decoder.shape, decoder.dtype, "exact")
             card_bytes = _free_bytes(target, activation_bytes, most=_WINDOWS_ON_CPU * window_bytes)
         arenas = _arenas(decoder, memory, card_bytes)
-        writer = _writer(decoder, arenas, max_active)
+        writer = _writer(decoder, arenas, max_active, chunk)
     card = ModelCard(
         name=name,
         revision=revision,
@@ -131,12 +133,24 @@ def _arenas(decoder: Decoder, memory: MemoryOptions, card_bytes: int) -> Arenas:
             f"{card_bytes:,} bytes on the device and what belongs on the host could not be had for keys and "
             "values; lower their budget."
         ) from exc
+    if isinstance(arenas.packed, PackedArena) and decoder.device.type == "cuda":
+        _check_packing(decoder, arenas.packed.format)
     if not PagePool(arenas).tokens_fit:
         raise ModelLoadError(
             f"Beside the model {card_bytes:,} bytes are left for keys and values, which hold no document; "
             "use NF4, a smaller model or a larger device."
         )
     return arenas
+
+
+def _check_packing(decoder: Decoder, format: PackedFormat) -> None:
+    """What is packed wrongly is lost, so there is nothing to fall back on."""
+    from worker.engine.kernels.selftest import packing_error  # needs Triton
+
+    if not (error := packing_error(format, decoder.shape, decoder.device)) <= _PACKING_TOLERANCE:
+        raise ModelLoadError(
+            f"This card packs keys and values in {format.name} wrongly (off by {error:.2g}); keep them exact."
+        )
 
 
 def _snapshots(
@@ -284,7 +298,7 @@ def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _writer(decoder: Decoder, arenas: Arenas, seats: int) -> Writer:
+def _writer(decoder: Decoder, arenas: Arenas, seats: int, chunk: int) -> Writer:
     if decoder.device.type == "cpu":
         return PlainWriter(decoder)
     from worker.engine.step import GraphWriter  # needs Triton
@@ -294,6 +308,7 @@ def _writer(decoder: Decoder, arenas: Arenas, seats: int) -> Writer:
         writer.warm_up()
     except Exception:  # no compiler, or a card that Triton does not know
         logger.warning("Answers are written without CUDA graphs, which is slower.", exc_info=True)
+        compile_layers(decoder.model, {(1, chunk)})  # nor with what may not compile
         return PlainWriter(decoder)
     return writer
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from worker.engine.formats import PAGE
 from worker.engine.kv import KeysValues
+from worker.engine.page import PAGE
 
 if TYPE_CHECKING:
     from worker.engine.fp8_attention import Fp8Attention
@@ -251,11 +251,7 @@ def first_right(kernels: Sequence[Kernel], questions: Sequence[Tensor], k: Tenso
     for kernel in kernels:
         try:
             error = max(_error(kernel, q, k, v) for q in questions)
-        except (
-            ImportError,
-            RuntimeError,
-            TypeError,
-        ) as exc:  # another card, shape or version
+        except Exception as exc:  # not for this card, these shapes or this version of its package
             logger.warning("Attention kernel %s failed its self-test: %s", kernel.__name__, exc)
             continue
         if error <= _TOLERANCE[k.dtype]:

@@ -18,11 +18,11 @@ class _Names(NamedTuple):
 
     limit: str
     used: str
-    reclaimable: str  #: in `memory.stat`: the page cache that is given up before anything fails
+    reclaimable: tuple[str, ...]  #: in `memory.stat`: the page cache, given up before anything fails
 
 
-_V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_V2 = _Names("memory.max", "memory.current", "inactive_file")
+_V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
+_V2 = _Names("memory.max", "memory.current", ("active_file", "inactive_file"))
 
 
 def free_bytes(groups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
@@ -56,4 +56,4 @@ def _left_in(folder: Path, names: _Names) -> int:
     stat: dict[str, str] = {}
     with suppress(OSError):
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    return max(0, limit - used + int(stat.get(names.reclaimable, 0)))
+    return max(0, limit - used + sum(int(stat.get(name, 0)) for name in names.reclaimable))

@@ -44,7 +44,7 @@ class Extent:
     path: Path
     identity: bytes  #: fingerprint of all that the payload depends on besides the tokens
     start: int  #: its first page's place in the chain
-    parent: bytes  #: key of the page before that one; the identity's fingerprint at the beginning
+    parent: bytes  #: key of the page before that one; zeros at the beginning
     keys: tuple[bytes, ...] = field(hash=False)  #: of its pages
     payload_bytes: int
     owners: frozenset[str] = frozenset()  #: of what it was read from, by opaque names

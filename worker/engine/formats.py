@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from worker.engine.page import PAGE as PAGE  # noqa: PLC0414
+from worker.engine.page import PAGE
 from worker.engine.types import Format
 
 INT4_REACH = (

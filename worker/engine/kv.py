@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from worker.engine import pinned
-from worker.engine.formats import PAGE, PackedFormat
+from worker.engine.formats import PackedFormat
+from worker.engine.page import PAGE
 from worker.engine.runs import Run, Runs, joined
 
 KeysValues = tuple[Tensor, Tensor]

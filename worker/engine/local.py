@@ -28,9 +28,9 @@ from worker.engine.errors import (
     OutOfMemory,
     PromptTooLong,
 )
-from worker.engine.formats import PAGE
 from worker.engine.generation import LocalGeneration
 from worker.engine.memory import fits_in
+from worker.engine.page import PAGE
 from worker.engine.pool import Arenas, PagePool
 from worker.engine.snapshots import SnapshotStore
 from worker.engine.task import Task
@@ -284,18 +284,20 @@ class LocalEngine:
         return chunk
 
     def _write(self, tasks: list[Task]) -> None:
-        begin = time.monotonic()
+        begin, cause = time.monotonic(), None
         try:
             written = self._writer.write([task.seat() for task in tasks])
         except RuntimeError as exc:
             if not _is_out_of_memory(exc):
                 raise
+            cause = exc.with_traceback(None)
+        if cause is not None:  # only now, when nothing holds the frames and tensors of what failed
             torch.cuda.empty_cache()
-            if len(tasks) > 1:
+            if len(tasks) == 1:
+                self._fail(tasks[0], OutOfMemory(), cause)
+            else:
                 for task in tasks:
                     self._write([task])
-            else:
-                self._fail(tasks[0], OutOfMemory(), exc)
             return
         for row, task in enumerate(tasks):
             self._guard(partial(Task.write, written=written, row=row), task)

@@ -7,8 +7,9 @@ import torch
 from worker.engine import cgroup
 from worker.engine.decoder import Decoder
 from worker.engine.errors import ModelLoadError
-from worker.engine.formats import PAGE, packed_format
+from worker.engine.formats import packed_format
 from worker.engine.kv import ExactArena, PackedArena, Shape
+from worker.engine.page import PAGE
 from worker.engine.pool import Arenas
 from worker.engine.types import Format, MemoryOptions
 

@@ -192,7 +192,8 @@ def adopt(model: nn.Module) -> int:
     from bitsandbytes.nn.modules import Linear4bit
 
     found = [module for module in model.modules() if isinstance(module, Linear4bit)]
-    if found and (fault := _fault(found[0])):
+    kinds = {(layer.in_features, layer.out_features, layer.bias is None): layer for layer in found}
+    if fault := next(filter(None, map(_fault, kinds.values())), None):
         logger.warning("Products with 4-bit weights are left to bitsandbytes, which is slower: %s", fault)
         return len(found)
     for parent in list(model.modules()):

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.engine.errors import IntegrityError
-from worker.engine.formats import PAGE
 from worker.engine.kv import Arena, Span, copy_pages, cut, spans_of
+from worker.engine.page import PAGE
 from worker.engine.runs import joined
 from worker.engine.snapshots import chain
 from worker.engine.types import Format
@@ -49,7 +49,7 @@ class Prefix:
     read: int  #: tokens whose keys and values are complete
     users: int = 0
     owners: frozenset[str] = frozenset()  #: as the last request for it names them
-    kept: int = 0  #: of its pages and its end, how many are stored
+    kept: int = 0  #: of its pages and its end, how many are stored or on their way
     held: bool = True  #: False once its memory is given back
 
     @property
@@ -420,10 +420,15 @@ class PagePool:
 
     def _promote(self, prefix: Prefix) -> None:
         """Bring pages back from the host as far as the card has room."""
-        host = self._arenas.host
-        if host is not None and prefix.complete and (away := self._movable(prefix, host)):
-            self._clear(len(away), prefix)
-            self._move(away[: self._card_takes(len(away))], self._arenas.body)
+        host, body = self._arenas.host, self._arenas.body
+        if host is None or not prefix.complete:
+            return
+        while away := self._movable(prefix, host):
+            # A part at a time: what leaves the card needs the room that this one leaves on the host.
+            self._clear(min(len(away), body.runs.pages_free + host.runs.pages_free) or len(away), prefix)
+            if not (moving := away[: self._card_takes(len(away))]):
+                return
+            self._move(moving, body)
 
     def _move(self, pages: Sequence[Page], target: Arena) -> None:
         if not pages:

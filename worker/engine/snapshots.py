@@ -233,7 +233,9 @@ class SnapshotStore:
         if not 0 <= start < stop <= len(chain) or not (size := sum(view.nbytes for view in buffers)):
             raise ValueError("An extent holds at least one page and one byte.")
         keys, parent = tuple(chain[start:stop]), chain[start - 1] if start else _BEGIN
-        path = self._own_folder / f"{start:06}-{stop:06}-{keys[-1].hex()}{files.SUFFIX}"
+        # With its owners: else one process would take another's file for its own, read for others.
+        whose = _hash(json.dumps(sorted(owners)).encode()).hex()[:8]
+        path = self._own_folder / f"{start:06}-{stop:06}-{keys[-1].hex()}-{whose}{files.SUFFIX}"
         job = _Job(Extent(path, self._fingerprint, start, parent, keys, size, owners), buffers, on_done)
         with self._changed:
             known = self._index.holds(keys)
@@ -260,19 +262,19 @@ class SnapshotStore:
         """Of all that is stored, under whatever identity and by whatever process, or about to be."""
         self._refresh()
         with self._changed:
-            extents = [*self._all(), *(job.extent for job in self._pending.values())]
+            queued = (job.extent for job in self._pending.values() if not job.cancelled)
+            extents = [*self._all(), *queued]
             return {owner for extent in extents for owner in extent.owners}
 
     def forget(self, owners: Collection[str]) -> int:
         """Delete every extent, of whatever identity, that is of one of `owners`.
 
-        Returns bytes. Queued extents are dropped and those being written waited for.
+        Returns bytes. What is queued or being written gets no name any more.
         """
         self._refresh()
         with self._changed:
             for job in self._pending.values():
                 job.cancelled |= not job.extent.owners.isdisjoint(owners)
-            self._changed.wait_for(lambda: not any(job.cancelled for job in self._pending.values()))
             gone = [extent for extent in self._all() if not extent.owners.isdisjoint(owners)]
         self._remove(gone)
         return sum(extent.file_bytes for extent in gone)
@@ -369,9 +371,10 @@ class SnapshotStore:
         self._make_room(job)
 
         def commit() -> int:
+            now_ns = self._clock_ns()
             if job.cancelled:
                 raise _Cancelled
-            return self._clock_ns()
+            return now_ns
 
         used_ns = job.extent.write(job.buffers, commit)
         with self._changed:

@@ -39,6 +39,7 @@ class GraphWriter:
         self._plain: Writer = PlainWriter(decoder)
         self._state = _State(decoder, arenas, seats)
         self._widths = widths(seats)
+        self._most_rows = decode.most_rows(decoder.heads // decoder.shape.kv_heads)
         self._graphs: dict[_Form, torch.cuda.CUDAGraph] = {}
         self._memory = torch.cuda.graph_pool_handle()
         self._layout: list[tuple[int, Sequence[Span], Span]] = []
@@ -53,9 +54,8 @@ class GraphWriter:
         """
         for seats in self._widths:
             rows = 1
-            while rows <= seats:
-                if seats == self._state.seats:
-                    self._state.check(rows)
+            while rows < 2 * min(seats, self._most_rows):
+                self._state.check(rows)
                 form = _Form(seats, rows)
                 self._graphs[form] = self._capture(form)
                 rows *= 2
@@ -88,19 +88,20 @@ class GraphWriter:
         """Make the plan for these seats, unless it stands; False where they do not fit the graph."""
         layout = [(seat.shared, seat.before, seat.tail) for seat in seats]
         if layout != self._layout:
-            self._layout, self._ahead = layout, None
-            groups = [list(group) for _, group in groupby(seats, lambda seat: seat.shared)]
+            self._layout, self._ahead = [], None
+            most = self._most_rows
+            asking = [list(group) for _, group in groupby(seats, lambda seat: seat.shared)]
+            groups = [group[at : at + most] for group in asking for at in range(0, len(group), most)]
             rows = 1 << (max(map(len, groups)) - 1).bit_length()
             planned = plan([self._state.group(group) for group in groups], self._state.programs(rows))
             self._fits = self._state.fits(planned)
             if self._fits:
                 self._form = _Form(next(width for width in self._widths if width >= len(seats)), rows)
                 self._state.seat(seats, planned)
+            self._layout = layout
         return self._fits
 
     def _replay(self) -> _Step:
-        if self._form not in self._graphs:
-            self._graphs[self._form] = self._capture(self._form)
         self._graphs[self._form].replay()
         return self._state.started()
 
@@ -192,8 +193,8 @@ class _State:
     def check(self, rows: int) -> None:
         """Raises `RuntimeError` where the kernels for so many seats on a document are wrong."""
         decoder = self._decoder
-        for arena in self._named.values():
-            error = worst_error(_format(arena), decoder.shape, decoder.heads, rows, decoder.device)
+        for format in {_format(arena) for arena in self._named.values()}:
+            error = worst_error(format, decoder.shape, decoder.heads, rows, decoder.device)
             if not error <= _TOLERANCE:
                 raise RuntimeError(f"the kernels for {rows} seats on one document are off by {error:.2g}")
 

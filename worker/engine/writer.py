@@ -14,7 +14,7 @@ from worker.engine.passes import Seat
 class Written(NamedTuple):
     """What a step found for each seat, in their order."""
 
-    logits: Tensor  #: (seats, vocabulary) in fp32, good until the next step
+    logits: Tensor  #: (seats, vocabulary) in fp32, good until the next step, unless all seats are greedy
     likeliest: list[int]
     finite: list[bool]  #: whether a seat's logits are numbers
 

@@ -26,8 +26,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worker.engine.formats import PAGE, PackedFormat
+from worker.engine.formats import PackedFormat
 from worker.engine.kernels.plan import COLUMNS
+from worker.engine.page import PAGE
 
 _PAGE = tl.constexpr(PAGE)
 _COLUMNS = tl.constexpr(COLUMNS)
@@ -512,6 +513,14 @@ LAUNCHES = {
     (4, 64): Launch(per_sm=2, block=1, stages=3, warps=4, wide=True),
     (4, 128): Launch(per_sm=1, block=1, stages=2, warps=8),
 }
+
+
+def most_rows(group: int) -> int:
+    """The most seats that one item may have, a power of two: for more a document is read again."""
+    rows, most = 1, max(columns for _, columns in LAUNCHES)
+    while queries(2 * rows, group) <= most:
+        rows *= 2
+    return rows
 
 
 def queries(rows: int, group: int) -> int:

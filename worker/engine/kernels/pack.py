@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worker.engine.formats import FP8_TOP, INT4_REACH, PAGE, PackedFormat
+from worker.engine.formats import FP8_TOP, INT4_REACH, PackedFormat
 from worker.engine.kernels.decode import FP8_LIFT, INT4_ZERO, plane_of, walsh
+from worker.engine.page import PAGE
 
 _PAGE = tl.constexpr(PAGE)
 _INT4_REACH = tl.constexpr(INT4_REACH)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worker.engine.formats import PAGE, PackedFormat
+from worker.engine.formats import PackedFormat
+from worker.engine.page import PAGE
 
 
 def attend_exact(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worker.engine.formats import PAGE, PackedFormat
+from worker.engine.formats import PackedFormat
 from worker.engine.kernels import decode, reference
 from worker.engine.kernels.plan import Group, Span, Tail, plan
 from worker.engine.kv import Shape
+from worker.engine.page import PAGE
 
 _TAIL = 64  # tokens; seats hold from 1 of them on
-_PAGES = 5  # of the document
-_ITEMS = 8
+_PAGES = 16  # of the document, all in one item: so that loops reach their steady state
 
 
 def worst_error(
@@ -29,7 +29,7 @@ def worst_error(
     keys, values = noise(2, tails[-1].start + _TAIL, shape.kv_heads, shape.dim).unbind()
     cut = plan(
         [Group([document, Span("exact", _PAGES * PAGE, PAGE)], tails)],
-        dict.fromkeys(("exact", "packed"), _ITEMS),
+        {"exact": 1, "packed": 1},
     )
     work = {
         name: (torch.tensor(items, device=device), torch.tensor(len(items), dtype=torch.int32, device=device))
@@ -50,6 +50,17 @@ def worst_error(
         kernels.merge(*parts, part_counts, outs[-1])
     got, want = outs
     return float(((got - want).norm(dim=(1, 2)) / want.norm(dim=(1, 2))).max())
+
+
+def packing_error(packed: PackedFormat, shape: Shape, device: torch.device) -> float:
+    """The relative error of packing and unpacking on the card, against the same on the computer."""
+    generator = torch.Generator(device).manual_seed(0)
+    size = 2, _PAGES * PAGE, shape.kv_heads, shape.dim
+    noise = torch.randn(size, device=device, generator=generator).bfloat16()
+    on_card, on_host = (torch.empty_like(noise, device=place) for place in (device, "cpu"))
+    for x, unpacked in ((noise, on_card), (noise.cpu(), on_host)):
+        packed.unpack(*_pages(packed, *x), *unpacked)
+    return float((on_card.cpu().float() - on_host.float()).norm() / on_host.float().norm())
 
 
 def _pages(packed: PackedFormat, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
