@@ -20,6 +20,7 @@ from parsers.archive import open_zip
 from parsers.attributes import get, value, whole
 from parsers.document import Change
 from parsers.errors import Damaged, Empty
+from parsers.formula import linear
 from parsers.limits import Limits
 from parsers.numbering import Numbering, spell
 from parsers.package import Package
@@ -52,8 +53,6 @@ _FIRST_WORDS = 200
 #: A table with a longer cell is a layout of text.
 _LONG_CELL = 1500
 _PLAIN = {"tab": "\t", "ptab": "\t", "cr": "\n", "noBreakHyphen": "-", "lastRenderedPageBreak": _LAID_OUT}
-#: Parts of a formula, and what stands before them on a line (ECMA-376 part 1, section 22.1).
-_FORMULA = {"sup": "^", "sub": "_", "den": "/"}
 _PAGES_OF_HTML = (".htm", ".html", ".xhtml")
 #: Elements that hold properties, field codes, deleted text, phonetic guides: no text of the document.
 _SKIPPED = frozenset({
@@ -289,6 +288,9 @@ class _Walk:
             else:
                 yield from self._blocks(hanging)
 
+    def _line(self, parent: Any) -> str:
+        return "".join(self._inline(parent))
+
     def _inline(self, parent: Any) -> Iterator[str]:
         for child in parent:
             if isinstance(child.tag, str) and _name(child) in _TRACKED:
@@ -299,9 +301,8 @@ class _Walk:
                 yield child.text or ""
             elif name in _PLAIN:
                 yield _PLAIN[name]
-            elif name in _FORMULA and next(child.iter("{*}t"), None) is not None:
-                yield _FORMULA[name]
-                yield from self._inline(child)
+            elif "/math}" in child.tag and (formula := linear(child, self._line)) is not None:
+                yield formula
             elif name == "br":
                 yield _SET if get(child, "type") == "page" else "\n"
             elif name in {"footnoteReference", "endnoteReference"}:

@@ -39,6 +39,17 @@ def table(*rows: tuple[str, ...]) -> str:
     return f"<w:tbl>{''.join(f'<w:tr>{row}</w:tr>' for row in cells)}</w:tbl>"
 
 
+def math(text: str) -> str:
+    return f"<m:r><m:t>{text}</m:t></m:r>"
+
+
+def of(name: str, *arguments: str, **properties: str) -> str:
+    """A formula's element of arguments `e`."""
+    inside = "".join(f'<m:{key} m:val="{value}"/>' for key, value in properties.items())
+    parts = "".join(f"<m:e>{argument}</m:e>" for argument in arguments)
+    return f"<m:{name}><m:{name}Pr>{inside}</m:{name}Pr>{parts}</m:{name}>"
+
+
 def test_paragraphs_are_read_in_order(path: Path) -> None:
     body = paragraph("One & only") + p(
         run("tab"), "<w:r><w:tab/></w:r>", run("line"), "<w:r><w:br/></w:r>", run("end")
@@ -69,6 +80,27 @@ def test_links_content_controls_and_formulas_are_read(path: Path) -> None:
         "<m:oMath><m:r><m:t>a=b</m:t></m:r></m:oMath>",
     )
     assert text_of(path, body) == "a link, a control, a=b"
+
+
+@pytest.mark.parametrize(
+    ("parts", "line"),
+    [
+        (math("f") + of("d", math("x")), "f(x)"),
+        (of("d", math("x"), math("y"), begChr="[", sepChr=";", endChr="]"), "[x;y]"),
+        (of("sSup", math("x")), "x"),
+        ("<m:sSup><m:e>" + math("x") + "</m:e><m:sup>" + math("n-k") + "</m:sup></m:sSup>", "x^(n-k)"),
+        ("<m:f><m:num>" + math("a+b") + "</m:num><m:den>" + math("2") + "</m:den></m:f>", "(a+b)/2"),
+        (
+            '<m:nary><m:naryPr><m:chr m:val="∑"/></m:naryPr><m:sub>' + math("n=1") + "</m:sub><m:sup>"
+            + math("∞") + "</m:sup><m:e>" + math("n") + "</m:e></m:nary>",
+            "∑_(n=1)^∞ n",
+        ),
+        (of("rad", math("x+1")), "√(x+1)"),
+        ("<m:func><m:fName>" + math("cos") + "</m:fName><m:e>" + math("x") + "</m:e></m:func>", "cos x"),
+    ],
+)  # fmt: skip
+def test_a_formula_stands_on_a_line(path: Path, parts: str, line: str) -> None:
+    assert text_of(path, p(f"<m:oMath>{parts}</m:oMath>")) == line
 
 
 def test_a_table_is_one_of_markdown(path: Path) -> None:
