@@ -49,9 +49,9 @@ TEXT = (
     "Harrow Bay Pumping Station, log of the keeper. The pump house was built in 1931 for £4,200 by Orme. "
     "The first keeper was Edna Vale. On 3 March 1936 the north pump failed, and Tom Reed replaced its belt."
 )
-#: Tokens of a piece of an object, and memory that leaves room for four.
+#: Tokens of a piece of an object, and memory that leaves room for twenty.
 PIECE = 96
-KV_BYTES = 150 << 20
+KV_BYTES = 260 << 20
 _WORDS = "name year price status owner items place height notes kind code tags history contact".split()  # noqa: SIM905
 
 
