@@ -160,6 +160,7 @@ def test_a_graph_writes_what_the_model_writes_without_one(model: Any, format: Fo
             assert desk.arenas.host is not None
             assert desk.arenas.host.runs.pages_free < desk.arenas.host.runs.pages
         plain, graph = PlainWriter(decoder), GraphWriter(decoder, desk.arenas, 8)
+        graph.warm_up()
         want = plain.write(seats).logits.clone()
         for _ in range(2):
             written = graph.write(seats)

@@ -32,7 +32,7 @@ _TOLERANCE = 2e-2  # relative, of bf16
 
 
 class GraphWriter:
-    """Writes through graphs; what none can do, the plain way."""
+    """Writes through graphs, once they are warmed up; what none can do, the plain way."""
 
     def __init__(self, decoder: Decoder, arenas: Arenas, seats: int) -> None:
         """`seats`: how many requests write at once. Layers should be compiled for `widths` before."""
