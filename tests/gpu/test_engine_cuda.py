@@ -176,6 +176,7 @@ def test_a_document_is_read_once_and_found_again_after_a_restart(
 ) -> None:
     ids = document(20_000)
     with engine_of(model, format, disk_folder=tmp_path, disk_bytes=1 << 32) as engine:
+        assert engine.card.weights == "nf4"
         first, last = answer(engine.submit(ask(engine, ids)))
         assert last.usage.reused_tokens == 0
         second, last = answer(engine.submit(ask(engine, ids)))

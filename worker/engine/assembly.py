@@ -27,7 +27,7 @@ from worker.engine.formats import PackedFormat
 from worker.engine.kv import ExactArena, PackedArena, Span
 from worker.engine.local import LocalEngine
 from worker.engine.memory import allocate, bytes_per_token
-from worker.engine.nf4 import adopt
+from worker.engine.nf4 import NF4Linear, adopt
 from worker.engine.page import PAGE
 from worker.engine.pool import Arenas, PagePool
 from worker.engine.snapshots import Identity, SnapshotStore
@@ -87,7 +87,7 @@ def build(
     fp8_attention: bool = False,
 ) -> LocalEngine:
     """An engine around a loaded model of transformers'; its NF4 layers are replaced by ours."""
-    nf4 = bool(adopt(model))
+    nf4 = bool(adopt(model)) or any(isinstance(module, NF4Linear) for module in model.modules())
     decoder = Decoder(model)
     target = decoder.device
     chunk = min(prefill_chunk or _PREFILL_CHUNK[target.type], -(-decoder.window // PAGE) * PAGE)
