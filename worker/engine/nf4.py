@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 GROUP = 64  # inputs that share an absmax
 BLOCK = 256  # inputs of one block of the layout, four groups
 FUSED_ROWS = 64  # more rows are faster through a dequantized weight
-_TOLERANCE = 1e-2  # relative, beside bitsandbytes' own product in bf16
+_TOLERANCE = 2e-2  # relative, beside bitsandbytes' own product in bf16
 _TILE = 64  # outputs are padded to a multiple of this
 _PLANES, _PAIRS = 4, 32
 
