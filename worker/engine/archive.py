@@ -25,7 +25,7 @@ from worker.engine.kv import Arena
 from worker.engine.page import PAGE
 from worker.engine.pool import Arenas, PagePool, Prefix
 from worker.engine.runs import Run, joined
-from worker.engine.snapshots import ExtentRef, SnapshotStore, end_key
+from worker.engine.snapshots import ExtentRef, SnapshotStore
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,6 @@ class _Copying:
     """Pages on their way from an arena to the store."""
 
     prefix: Prefix
-    chain: list[bytes]
     start: int
     stop: int
     room: Tensor
@@ -70,7 +69,7 @@ class Archive:
         # The first page and the end, which may fill two, are exact.
         self._room_bytes = extent_pages * arenas.body.page_bytes + 3 * arenas.exact.page_bytes
         self._pinned = pinned
-        self._keeping: dict[Prefix, list[bytes]] = {}  # with their chains, which take a pass over all tokens
+        self._keeping: list[Prefix] = []
         self._copying: _Copying | None = None
         self._fetching: dict[Prefix, _Fetching] = {}
         self._rooms: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
@@ -83,8 +82,8 @@ class Archive:
         What could not be written, or was given up since, is tried again with the next call.
         """
         if prefix not in self._keeping and len(prefix.ids) >= _SHORTEST:
-            chain = self._keeping[prefix] = _chain(prefix)
-            stored = self._store.find(chain)
+            self._keeping.append(prefix)
+            stored = self._store.find(prefix.members)
             prefix.kept = stored[-1].stop if stored else 0
 
     def work(self, *, patient: bool = False) -> bool:
@@ -95,11 +94,9 @@ class Archive:
         self._forget_unwanted()
         if self._copying is not None:
             self._hand_over(self._copying)
-        self._keeping = {
-            prefix: chain
-            for prefix, chain in self._keeping.items()
-            if prefix.held and prefix.kept < len(chain)
-        }
+        self._keeping = [
+            prefix for prefix in self._keeping if prefix.held and prefix.kept < len(prefix.members)
+        ]
         return any(self._copy(prefix, _PATIENCE_S if patient else 0) for prefix in self._keeping)
 
     def fetch(self, prefix: Prefix) -> int:
@@ -156,12 +153,13 @@ class Archive:
 
         data = _bytes(room, copying.size)
         if copying.start == prefix.kept and self._store.save(
-            copying.chain, copying.start, copying.stop, [data], done, owners=prefix.owners
+            prefix.members, copying.start, copying.stop, [data], done, owners=prefix.owners
         ):
             prefix.kept = copying.stop
         else:
             self._rooms.put(room)
-            self._keeping.pop(prefix, None)  # the pages before these are not stored
+            # The pages before these are not stored.
+            self._keeping = [other for other in self._keeping if other is not prefix]
 
     def _copy(self, prefix: Prefix, wait_s: float) -> bool:
         """Start to copy the next extent, if it is read, as soon as there is room for it."""
@@ -179,7 +177,7 @@ class Archive:
             data.copy_(arena.pages(run).flatten(), non_blocking=True)
             size += len(data)
         event = torch.cuda.current_stream().record_event() if self._pinned else None
-        self._copying = _Copying(prefix, self._keeping[prefix], start, stop, room, size, event)
+        self._copying = _Copying(prefix, start, stop, room, size, event)
         return True
 
     def _place(self, prefix: Prefix, ref: ExtentRef, room: Tensor) -> int:
@@ -199,7 +197,7 @@ class Archive:
 
     def _stored(self, prefix: Prefix) -> list[ExtentRef]:
         """Its stored beginning, as far as its parts fit a room: others may store larger ones."""
-        refs = self._store.find(_chain(prefix))
+        refs = self._store.find(prefix.members)
         return list(takewhile(lambda ref: ref.extent.payload_bytes <= self._room_bytes, refs))
 
     def _give_up(self, fetching: _Fetching) -> None:
@@ -235,10 +233,6 @@ class Archive:
 
 def _put_back(rooms: queue.SimpleQueue[Tensor], room: Tensor, _: Future[None]) -> None:
     rooms.put(room)
-
-
-def _chain(prefix: Prefix) -> list[bytes]:
-    return [*prefix.keys, end_key(prefix.ids)]
 
 
 def _runs(prefix: Prefix, start: int, stop: int) -> Iterator[tuple[Arena, Run]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from worker.engine.errors import IntegrityError
 from worker.engine.kv import Arena, Span, copy_pages, cut, spans_of
 from worker.engine.page import PAGE
 from worker.engine.runs import joined
-from worker.engine.snapshots import chain
+from worker.engine.snapshots import chain, end_key
 from worker.engine.types import Format
 
 MIN_END = 128
@@ -38,7 +38,7 @@ class Page:
     holders: int = 0  #: prefixes it belongs to
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Prefix:
     """The beginning of a prompt, shared by every request that begins so, also while it is being read."""
 
@@ -55,6 +55,11 @@ class Prefix:
     @property
     def complete(self) -> bool:
         return self.read == len(self.ids)
+
+    @cached_property
+    def members(self) -> list[bytes]:
+        """The hashes of its pages and of its end, which take a pass over all tokens."""
+        return [*self.keys, end_key(self.ids)]
 
     def spans(self, start: int, end: int) -> list[Span]:
         """Where the tokens from `start` to `end` stand."""
