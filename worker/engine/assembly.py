@@ -103,6 +103,7 @@ def build(
             window_bytes = decoder.window * bytes_per_token(decoder.shape, decoder.dtype, "exact")
             card_bytes = _free_bytes(target, activation_bytes, most=_WINDOWS_ON_CPU * window_bytes)
         arenas = _arenas(decoder, memory, card_bytes)
+        _see_in_place(decoder, arenas)
         writer = _writer(decoder, arenas, max_active, chunk)
     card = ModelCard(
         name=name,
@@ -151,6 +152,17 @@ def _check_packing(decoder: Decoder, format: PackedFormat) -> None:
         raise ModelLoadError(
             f"This card packs keys and values in {format.name} wrongly (off by {error:.2g}); keep them exact."
         )
+
+
+def _see_in_place(decoder: Decoder, arenas: Arenas) -> None:
+    if not isinstance(arenas.packed, PackedArena) or decoder.device.type == "cpu":
+        return
+    try:
+        from worker.engine import packed_attention  # needs Triton
+
+        decoder.see_in_place(packed_attention.select(arenas.packed, decoder.shape, decoder.heads))
+    except Exception:  # no compiler, or a card that Triton does not know
+        logger.warning("Short questions are read over unpacked pages, which is slower.", exc_info=True)
 
 
 def _snapshots(

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from worker.engine.kv import KeysValues
+from worker.engine.kv import KeysValues, Span
 from worker.engine.page import PAGE
 
 if TYPE_CHECKING:
     from worker.engine.fp8_attention import Fp8Attention
+    from worker.engine.packed_attention import PackedAttention, PackedPast
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ class Attention:
     merge: Merge
     fp8: Fp8Attention | None = None  #: where rough is good enough: over whole steps of a past
     fp8_queries: int = 0  #: for chunks of this length alone
+    packed: PackedAttention | None = None  #: for few queries, over pages that need not be unpacked
 
     def plans(self, q: Tensor) -> bool:
         """Whether the kernel for these queries takes long for every number of keys that is new to it."""
@@ -147,6 +149,15 @@ class Attention:
             return 0, 0
         return PAGE, PAGE + (past - PAGE) // self.fp8.step * self.fp8.step
 
+    def split(self, past: Sequence[Span], queries: int) -> tuple[PackedPast | None, list[Span]]:
+        """What so many queries see where it stands, and the rest, which comes to them in pieces."""
+        packed = self.packed
+        if packed is None or queries > packed.most_queries:
+            return None, list(past)
+        ours = [span for span in past if span.arena is packed.arena]
+        rest = [span for span in past if span.arena is not packed.arena]
+        return (packed.past(ours) if ours else None), rest
+
     def read(
         self,
         q: Tensor,
@@ -156,10 +167,14 @@ class Attention:
         scale: float,
         *,
         rough: Iterable[KeysValues] = (),
+        found: Iterable[tuple[Tensor, Tensor]] = (),
     ) -> Tensor:
-        """Output (1, queries, heads, dim) of a chunk over its past and, causally, its own `k` and `v`."""
+        """Output (1, queries, heads, dim) of a chunk over its past and, causally, its own `k` and `v`.
+
+        `found`: parts over more of its past.
+        """
         parts = [self._own(q, k, v, scale)]
-        for part in chain(self._exact(q, past, scale), self._rough(q, rough, scale)):
+        for part in chain(self._exact(q, past, scale), self._rough(q, rough, scale), found):
             parts.append(part)
             if len(parts) == _MERGED_AT_ONCE:
                 parts = [self.merge(parts)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from worker.engine import attention, passes
 from worker.engine.errors import ModelLoadError, NotFinite
 from worker.engine.kv import Pieces, Shape, Span
 from worker.engine.passes import Pass, PromptCache, Reading, Seat, Writing
+
+if TYPE_CHECKING:
+    from worker.engine.packed_attention import PackedAttention
 
 
 class Decoder:
@@ -56,6 +59,10 @@ class Decoder:
                 self._attention, fp8=fp8_attention.select(shape, self.device), fp8_queries=chunk
             )
         self._attention.warm_up(chunk, self.heads, self._pieces.buffer())
+
+    def see_in_place(self, packed: PackedAttention | None) -> None:
+        """Have few queries see pages of its arena where they stand, or unpack them for all."""
+        self._attention = replace(self._attention, packed=packed)
 
     def read(self, ids: Sequence[int], past: Sequence[Span], new: Sequence[Span]) -> Tensor:
         """Read `ids`, which stand behind `past`, and keep their keys and values in `new`.

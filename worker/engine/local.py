@@ -277,9 +277,9 @@ class LocalEngine:
             self._read_speed.add(tokens, time.monotonic() - begin)
 
     def _chunk(self) -> int:
-        """A whole chunk, or what takes about `pause_s` where answers wait for it."""
-        chunk, speed = self._prefill_chunk, self._read_speed.tokens_per_s
-        while self._writing() and speed and chunk > _SMALLEST_CHUNK and chunk > speed * self._pause_s:
+        """A whole chunk, or what takes about `pause_s` where answers wait; little, until that is known."""
+        chunk, speed = self._prefill_chunk, self._read_speed.tokens_per_s or 0.0
+        while self._writing() and chunk > max(_SMALLEST_CHUNK, speed * self._pause_s):
             chunk = chunk // 2 // PAGE * PAGE
         return chunk
 
@@ -340,14 +340,17 @@ def _is_out_of_memory(exc: Exception) -> bool:
 
 
 class _Speed:
-    """A moving average of tokens a second."""
+    """Tokens a second of late; a sample counts by its seconds."""
 
-    _NEWEST = 0.2  # its weight
+    _KEPT = 0.8  # of what came before, at each sample
 
     def __init__(self) -> None:
-        self.tokens_per_s: float | None = None
+        self._tokens = self._seconds = 0.0
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        return self._tokens / self._seconds if self._seconds else None
 
     def add(self, tokens: int, seconds: float) -> None:
-        sample = tokens / max(seconds, 1e-9)
-        old = self.tokens_per_s
-        self.tokens_per_s = sample if old is None else old + self._NEWEST * (sample - old)
+        self._tokens = self._KEPT * self._tokens + tokens
+        self._seconds = self._KEPT * self._seconds + max(seconds, 1e-9)

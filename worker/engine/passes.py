@@ -43,8 +43,9 @@ class Reading:
     def __init__(
         self, attention: Attention, pieces: Pieces, past: Sequence[Span], new: Sequence[Span]
     ) -> None:
-        self._attention, self._pieces, self._past, self._new = attention, pieces, past, new
-        self._length = sum(span.tokens for span in past)
+        self._attention, self._pieces, self._new = attention, pieces, new
+        self._packed, self._past = attention.split(past, sum(span.tokens for span in new))
+        self._length = sum(span.tokens for span in self._past)
         self._layer = 0
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -52,7 +53,8 @@ class Reading:
         seen = [*cut(self._past, 0, start), *cut(self._past, end, self._length)]
         past = self._pieces.of(seen, self._layer, halving=self._attention.plans(query))
         rough = self._pieces.of(cut(self._past, start, end), self._layer)
-        output = self._attention.read(query, past, key, value, scale, rough=rough)
+        found = [self._packed.attend(query, self._layer, scale)] if self._packed else []
+        output = self._attention.read(query, past, key, value, scale, rough=rough, found=found)
         put(self._new, self._layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
         self._layer += 1
         return output

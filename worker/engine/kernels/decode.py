@@ -448,7 +448,7 @@ def _attend_packed_wide(
 
 @triton.jit(do_not_specialize=["max_parts"], do_not_specialize_on_alignment=["counts"])
 def _merge(
-    parts, parts_lse, counts, out, max_parts,
+    parts, parts_lse, counts, out, out_lse, max_parts,
     HEADS: tl.constexpr, DIM: tl.constexpr, SLICE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seat = tl.program_id(0)
@@ -472,6 +472,8 @@ def _merge(
         peak = new_peak
     acc = acc / tl.where(total > 0, total, 1.0)
     tl.store(out + (seat * HEADS + head) * DIM + dims, acc.to(out.dtype.element_ty))
+    if out_lse is not None:
+        tl.store(out_lse + seat * HEADS + head, peak + tl.log(total))  # the same from every slice
 
 
 @triton.jit(do_not_specialize_on_alignment=["k", "v", "slots"])
@@ -619,13 +621,19 @@ def attend_packed(
         _attend_packed[grid](q, codes.view(torch.int16), *work, **shape, PAGES=launch.block, **how)
 
 
-def merge(parts: Tensor, parts_lse: Tensor, part_counts: Tensor, out: Tensor) -> None:
-    """Softmax over each seat's first `part_counts` (int32) parts, into out (seats, heads, dim)."""
+def merge(
+    parts: Tensor, parts_lse: Tensor, part_counts: Tensor, out: Tensor, out_lse: Tensor | None = None
+) -> None:
+    """Softmax over each seat's first `part_counts` (int32) parts, into out (seats, heads, dim).
+
+    out_lse, where it is wanted: fp32 (seats, heads), -inf where there are no parts.
+    """
     seats, most, heads, dim = parts.shape
     piece = min(32, dim)
     _merge[seats, heads, dim // piece](
-        parts, parts_lse, part_counts, out, most, HEADS=heads, DIM=dim, SLICE=piece, BLOCK=64, num_warps=4
-    )
+        parts, parts_lse, part_counts, out, out_lse, most,
+        HEADS=heads, DIM=dim, SLICE=piece, BLOCK=64, num_warps=4,
+    )  # fmt: skip
 
 
 def append(k: Tensor, v: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
