@@ -74,6 +74,13 @@ _E4M3_OF_INT4 = tl.constexpr(
     )
     + "}"
 )
+# Two numbers, at most 448, as the sums of two e4m3 each: in fp16, one is rounded to e4m3's four bits and the
+# other is what is left.
+_HALVES = tl.constexpr(
+    "{ .reg .b32 t, u; "
+    "cvt.rn.f16x2.f32 u, $3, $2; add.u32 t, u, 0x00400040; and.b32 t, t, 0xFF80FF80; "
+    "cvt.rn.satfinite.e4m3x2.f16x2 $0, t; sub.rn.f16x2 u, u, t; cvt.rn.satfinite.e4m3x2.f16x2 $1, u; }"
+)
 
 
 @triton.jit
@@ -353,14 +360,21 @@ def _codes(at, row, column, PLANES: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
-def _halves(x):
+def _halves(x, ASM: tl.constexpr):
     """x, at most 448, as the sum of two e4m3: eight bits, as bf16 has.
 
-    The first is rounded by hand: converted back from e4m3 by Triton 3.6 it is not always a number.
+    Without assembly the first is rounded by hand: converted back from e4m3 by Triton 3.6 it is not always a
+    number.
     """
-    bits = x.to(tl.int32, bitcast=True)
-    high = ((bits + 0x80000) & -0x100000).to(tl.float32, bitcast=True)
-    return high.to(tl.float8e4nv), (x - high).to(tl.float8e4nv)
+    if ASM:
+        high, low = tl.inline_asm_elementwise(
+            _HALVES, "=h,=h,r,r", [x], dtype=(tl.float8e4nv, tl.float8e4nv), is_pure=True, pack=2
+        )
+    else:
+        bits = x.to(tl.int32, bitcast=True)
+        rounded = ((bits + 0x80000) & -0x100000).to(tl.float32, bitcast=True)
+        high, low = rounded.to(tl.float8e4nv), (x - rounded).to(tl.float8e4nv)
+    return high, low
 
 
 @triton.jit
@@ -416,7 +430,7 @@ def _attend_packed_wide(
         else:
             query = tl.trans(_queries(q, row, kv_head, order, HEADS, GROUP, N, DIM)).to(tl.float32)
         size = tl.maximum(tl.max(tl.abs(query), 1), 1e-30)
-        query, rest = _halves(query * (256 / size)[:, None])
+        query, rest = _halves(query * (256 / size)[:, None], ASM)
         factor = size * (scale * _LOG2_E * UNIT / 256)
         peak = tl.full([N], float("-inf"), tl.float32)
         total = tl.zeros([N], tl.float32)
@@ -427,19 +441,22 @@ def _attend_packed_wide(
             pair = tl.load(scales + (page * KV_HEADS + kv_head) * _PAGE + token)
             k = tl.trans(_codes(at_codes, token, dims, PLANES, ASM))
             v = tl.trans(_codes(at_codes + SIDE, dims, at, PLANES, ASM))
+            # Largest of every row, lest warps wait for each other.
+            weights = tl.broadcast_to((pair & -65536).to(tl.float32, bitcast=True)[None, :], (N, _PAGE))
+            largest = tl.maximum(tl.max(weights, 1), 2.0**-60)
             s = tl.dot(rest, k, tl.dot(query, k)) * (pair << 16).to(tl.float32, bitcast=True)[None, :]
             highest = tl.max(s, 1) * factor
-            p = tl.exp2(s * factor[:, None] - highest[:, None])
+            # Probabilities times 256 / largest: with their weights they use all of e4m3.
+            lift = 8 - tl.log2(largest) - highest
+            p = tl.exp2(tl.fma(s, factor[:, None], lift[:, None]))
             new_peak = tl.maximum(peak, highest)
-            fade, share = tl.exp2(peak - new_peak), tl.exp2(highest - new_peak)
+            fade, share = tl.exp2(peak - new_peak), tl.exp2(highest - new_peak) * (largest * (1 / 256))
             total = total * fade + tl.sum(p, 1) * share
-            weights = (pair & -65536).to(tl.float32, bitcast=True)
-            # Of every row, lest warps wait for each other.
-            largest = tl.maximum(tl.max(tl.broadcast_to(weights[None, :], (N, _PAGE)), 1), 2.0**-60)
-            p *= weights[None, :] * (256 / largest)[:, None]
-            high, low = _halves(p.reshape(N, _PAGE // 16, 2, 4, 2).permute(0, 1, 3, 2, 4).reshape(N, _PAGE))
+            p *= weights
+            p = p.reshape(N, _PAGE // 16, 2, 4, 2).permute(0, 1, 3, 2, 4).reshape(N, _PAGE)
+            high, low = _halves(p, ASM)
             here = tl.dot(low, v, tl.dot(high, v))
-            out = out * fade[:, None] + here * (share * (largest * UNIT / 256))[:, None]
+            out = out * fade[:, None] + here * (share * UNIT)[:, None]
             peak = new_peak
         out /= tl.where(total > 0, total, 1.0)[:, None]
         _write_packed(tl.trans(out), row, kv_head, parts, max_parts, HEADS, GROUP, N, DIM, PLANES)
