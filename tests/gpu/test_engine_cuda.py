@@ -84,6 +84,12 @@ def test_fast_kernels_are_right_beyond_65536_keys_with_four_kv_heads() -> None:
     assert reference not in (chosen.many, chosen.few)
 
 
+def test_flash_attention_4_is_taken_where_it_is_installed() -> None:
+    pytest.importorskip("flash_attn.cute")
+    chosen = select(torch.device("cuda"), torch.bfloat16, heads=32, kv_heads=4, dim=128)
+    assert chosen.many.__name__ == "_flash4"
+
+
 def test_chunks_are_as_close_to_one_pass_as_two_kernels_are_to_each_other(model: Any) -> None:
     ids, decoder = document(4_096), Decoder(model)
     arena = ExactArena(decoder.shape, 2 * 4_096 // PAGE, device=decoder.device, dtype=decoder.dtype)

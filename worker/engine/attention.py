@@ -90,6 +90,15 @@ def _flash3(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tupl
     return output.transpose(1, 2), lse
 
 
+def _flash4(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    from flash_attn.cute import flash_attn_func
+
+    output, lse = flash_attn_func(
+        *(x.transpose(1, 2) for x in (q, k, v)), softmax_scale=scale, causal=causal, return_lse=True
+    )
+    return output.transpose(1, 2), lse
+
+
 def _by_group(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """KV heads as the batch and their groups as the heads: shared by strides, not by copies."""
     groups = k.shape[1], q.shape[1] // k.shape[1]
@@ -101,9 +110,10 @@ def _repeat_heads(x: Tensor, heads: int) -> Tensor:
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
-# The fastest first, but for FlashAttention-3. cuDNN is nearly twice as fast as flash with many queries; with
-# one query it is 17 times slower, and it takes about 50 ms to plan for every new shape, which a short suffix
-# would pay each time.
+# What Hopper cards take first, by the module it is in.
+_ON_HOPPER = {"flash_attn_interface": _flash3, "flash_attn.cute": _flash4}
+# The fastest first. cuDNN is nearly twice as fast as flash with many queries; with one query it is 17 times
+# slower, and it takes about 50 ms to plan for every new shape, which a short suffix would pay each time.
 _MANY: dict[str, list[Kernel]] = {"cpu": [_flash_cpu], "cuda": [_cudnn, _flash_cuda]}
 _FEW: dict[str, list[Kernel]] = {"cpu": [_flash_cpu], "cuda": [_flash_cuda]}
 _FEW_QUERIES = 512
@@ -202,7 +212,7 @@ class Attention:
         """Have the kernels plan for a chunk over `piece` and its halves, and compile all ways to merge."""
         keys, values = (x.zero_() for x in piece)
         q = keys.new_zeros(1, heads, chunk, keys.shape[-1])
-        if not self.plans(q):
+        if not q.is_cuda:
             return
         sizes = [keys.shape[2]]
         while sizes[-1] > chunk or len(sizes) < 2 * _MERGED_AT_ONCE - 2:
@@ -232,17 +242,24 @@ def select(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, 
         torch.randn(2, 1, keys, kv_heads, dim, device=device, generator=generator).to(dtype).transpose(2, 3)
     )
     return Attention(
-        many=first_right(_many(device), _questions([_FEW_QUERIES], heads, k, generator), k, v),
+        many=first_right(kernels(device), _questions([_FEW_QUERIES], heads, k, generator), k, v),
         few=first_right(_FEW[device.type], _questions([1, _FEW_QUERIES // 4], heads, k, generator), k, v),
         merge=_fastest_merge(device, dim),
     )
 
 
-def _many(device: torch.device) -> list[Kernel]:
-    """Kernels for many queries: FlashAttention-3 first, where it is installed and the card is of its kind."""
+def kernels(device: torch.device) -> list[Kernel]:
+    """Kernels for many queries; FlashAttention-3 and 4 first, where they are installed."""
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
-    installed = hopper and find_spec("flash_attn_interface") is not None
-    return [_flash3] * installed + _MANY[device.type]
+    installed = [kernel for module, kernel in _ON_HOPPER.items() if hopper and _is_installed(module)]
+    return [*installed, *_MANY[device.type]]
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def _fastest_merge(device: torch.device, dim: int) -> Merge:
