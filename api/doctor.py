@@ -137,7 +137,9 @@ def _server(settings: Settings) -> Iterator[Check]:
         fits = f"{capacity['tokens_fit']:,} tokens fit of a window of {card['window']:,}"
         others = ", ".join(f"{fit:,} in {name}" for name, fit in capacity.get("tokens_fit_in", {}).items())
         fits += f" (by format of what was read: {others}; now {card['kv_format']})" if others else ""
-        yield Check("fits", "ok", f"{card['name']} ({card['weights']}) on {card['device']}: {fits}")
+        yield Check(
+            "fits", "ok", f"{card['name']} ({card['weights']}) on {worker['id']}, {card['device']}: {fits}"
+        )
 
 
 def _broker(settings: Settings) -> Check:

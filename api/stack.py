@@ -333,8 +333,8 @@ class Stack:
         self._run("beat", [*celery, "beat", level, "-s", schedule, "--pidfile="])
 
     def _cards(self) -> Sequence[str]:
-        alone = self._settings.engine == "fake" or self._settings.device != "auto"
-        return [""] if alone else cards() or [""]
+        """One worker each; a device that was named is one worker's."""
+        return (self._settings.device == "auto" and cards()) or [""]
 
     def _run(
         self,
@@ -393,7 +393,7 @@ def cards() -> list[str]:
     """The ids of the NVIDIA cards this process may use, found without loading CUDA."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
-        return [card for card in allowed.split(",") if card.strip() not in {"", "-1"}]
+        return [card for part in allowed.split(",") if (card := part.strip()) not in {"", "-1"}]
     if shutil.which("nvidia-smi"):
         asked = subprocess.run(
             ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],

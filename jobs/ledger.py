@@ -8,7 +8,7 @@ from datetime import timedelta
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from jobs.database import Database
@@ -20,7 +20,8 @@ from jobs.ids import new_id
 from jobs.lease import claim, held, hold
 from jobs.page import Page, page_of
 from jobs.params import NewJob, Work
-from jobs.queues import MODEL, READ
+from jobs.placement import best
+from jobs.queues import MODEL, READ, own_queue
 from jobs.status import MOVES, UNFINISHED, UNSUCCESSFUL, DocumentStatus, Phase, Status
 from jobs.tables import BatchRow, DocumentRow, JobDocumentRow, JobRow, OutboxRow
 
@@ -59,6 +60,7 @@ class Ledger:
         lease_s: float,
         max_queued: int,
         job_timeout_s: float,
+        jobs_per_card: int,
     ) -> None:
         self._database = database
         self._documents = documents
@@ -66,6 +68,7 @@ class Ledger:
         self._lease_s = lease_s
         self._max_queued = max_queued
         self._job_timeout_s = job_timeout_s
+        self._jobs_per_card = jobs_per_card
 
     # -- asked ------------------------------------------------------------------------------------------
 
@@ -225,7 +228,7 @@ class Ledger:
         """
         if row.status != Status.QUEUED:
             return None
-        before = select(func.count()).where(OutboxRow.queue == MODEL)
+        before = select(func.count()).where(OutboxRow.task == READ)
         unheard = select(func.count()).where(
             JobRow.status == Status.QUEUED, JobRow.phase == Phase.PARSING, JobRow.id <= row.id
         )
@@ -300,8 +303,10 @@ class Ledger:
     # -- moved by workers -------------------------------------------------------------------------------
 
     def claim(self, job_id: str, *, worker_id: str) -> JobRow | None:
-        """Take a queued job; None if it is not there to be taken."""
+        """Take a queued job; None if it is not there to be taken, or is passed on to a better worker."""
         with self._database.transaction() as session:
+            if self._passed_on(session, job_id, worker_id):
+                return None
             job = claim(self._database, session, JobRow, job_id, self._lease_s)
             if job is None:
                 return None
@@ -313,6 +318,20 @@ class Ledger:
             job.started_at = job.started_at or self._database.clock()
             job.version += 1
             return job
+
+    def _passed_on(self, session: Session, job_id: str, worker_id: str) -> bool:
+        """What was rung for all may be rung once more, for one; that one takes it."""
+        job = session.get(JobRow, job_id, with_for_update=True)
+        for_all = exists().where(OutboxRow.subject_id == job_id, OutboxRow.queue == MODEL)
+        if job is None or not session.scalar(select(for_all)):
+            return False
+        now = self._database.clock()
+        better = best(session, job, seats=self._jobs_per_card, now=now, asking=worker_id)
+        if better is None or better == worker_id:
+            return False
+        self._database.drop(session, job_id)
+        self._database.post(session, READ, own_queue(better), job_id)
+        return True
 
     def beat(self, row: JobRow, progress: Progress) -> bool:
         """Renew the lease and tell how far the job is; True if somebody wants it cancelled.
@@ -384,6 +403,12 @@ class Ledger:
             )
         else:
             self._requeue(session, job)
+
+    def queue_again(self, session: Session, job_id: str) -> str:
+        """Where to ring for a job that nobody took: some worker holds the message and has no seat free."""
+        job = session.get(JobRow, job_id)
+        free = job and best(session, job, seats=self._jobs_per_card, now=self._database.clock())
+        return own_queue(free) if free else MODEL
 
     def expire(self, session: Session, job: JobRow) -> None:
         """Nobody got to the job in time."""

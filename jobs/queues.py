@@ -8,3 +8,8 @@ READ = "unabridged.read"
 DELIVER = "unabridged.deliver"
 SWEEP = "unabridged.sweep"
 TIDY = "unabridged.tidy"
+
+
+def own_queue(worker_id: str) -> str:
+    """Where a model worker finds the jobs that are meant for it."""
+    return f"{MODEL}.{worker_id}"

@@ -57,6 +57,7 @@ def open_record(
             lease_s=settings.lease_s,
             max_queued=settings.max_queued,
             job_timeout_s=settings.job_timeout_s,
+            jobs_per_card=settings.jobs_per_card,
         ),
         deliveries=deliveries,
         workers=Workers(database),

@@ -6,17 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import Select, and_, delete, exists, or_, select
+from sqlalchemy import Select, and_, delete, exists, or_, select, update
+from sqlalchemy.orm import Session
 
 from jobs.database import Database, Ring
 from jobs.deliveries import Deliveries
 from jobs.documents import Documents
 from jobs.lease import HELD, Leased
 from jobs.ledger import Ledger
-from jobs.queues import CPU, MODEL, PARSE
+from jobs.queues import CPU, MODEL, PARSE, READ, own_queue
 from jobs.status import DocumentStatus, Phase, Status
 from jobs.tables import DeliveryRow, DocumentRow, IdempotencyRow, JobDocumentRow, JobRow, OutboxRow, WorkerRow
-from jobs.workers import GONE_AFTER_S
+from jobs.workers import GONE_AFTER_S, ready
 
 #: Rows a sweep handles of each kind; what is left comes with the next.
 BATCH = 500
@@ -63,6 +64,7 @@ class Sweep:
         expired = self._expire_jobs()
         self._wake_jobs()
         self._forget()
+        self._call_back()
         return Swept(recovered, expired, self._ring_again())
 
     def _recover_documents(self) -> int:
@@ -144,10 +146,24 @@ class Sweep:
                 delete(WorkerRow).where(WorkerRow.seen_at < now - timedelta(seconds=10 * GONE_AFTER_S))
             )
 
+    def _call_back(self) -> None:
+        """What was meant for a worker that is gone is for all again."""
+        with self._database.transaction() as session:
+            session.execute(
+                update(OutboxRow)
+                .where(OutboxRow.task == READ, OutboxRow.queue.not_in([MODEL, *self._own_queues(session)]))
+                .values(queue=MODEL, rung_at=None)
+            )
+
+    def _own_queues(self, session: Session) -> list[str]:
+        return [own_queue(worker.id) for worker in ready(session, self._database.clock())]
+
     def _ring_again(self) -> int:
         """Ring what became due, and, where the queue is empty, what was rung and not answered."""
         now = self._database.clock()
-        empty = [queue for queue in (CPU, MODEL) if not self._waiting(queue)]
+        with self._database.reading() as session:
+            queues = [CPU, MODEL, *self._own_queues(session)]
+        empty = [queue for queue in queues if not self._waiting(queue)]
         due = and_(OutboxRow.rung_at.is_(None), OutboxRow.due_at <= now)
         unheard = and_(
             OutboxRow.rung_at < now - timedelta(seconds=self._ring_again_s), OutboxRow.queue.in_(empty)
@@ -161,6 +177,8 @@ class Sweep:
                 .with_for_update(skip_locked=True)
             ).all()
             for row in rows:
+                if row.queue == MODEL and row.rung_at:
+                    row.queue = self._ledger.queue_again(session, row.subject_id)
                 row.rung_at = now
         for row in rows:
             self._ring(row.task, row.queue, row.subject_id)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from jobs.database import Database
 from jobs.tables import WorkerRow
 
 #: A worker not seen for this long is taken to be gone, seconds.
 GONE_AFTER_S = 30.0
+
+
+def ready(session: Session, now: datetime) -> Sequence[WorkerRow]:
+    """The workers seen lately."""
+    since = now - timedelta(seconds=GONE_AFTER_S)
+    return session.scalars(select(WorkerRow).where(WorkerRow.seen_at >= since).order_by(WorkerRow.id)).all()
 
 
 class Workers:
@@ -40,8 +47,5 @@ class Workers:
 
     def ready(self) -> Sequence[WorkerRow]:
         """The workers seen lately."""
-        since = self._database.clock() - timedelta(seconds=GONE_AFTER_S)
         with self._database.reading() as session:
-            return session.scalars(
-                select(WorkerRow).where(WorkerRow.seen_at >= since).order_by(WorkerRow.id)
-            ).all()
+            return ready(session, self._database.clock())

@@ -131,7 +131,7 @@ def model_worker(settings: Settings, *, ring: Ring) -> ModelWorker:
     Raises:
         worker.engine.ModelLoadError: the model cannot be had.
     """
-    worker_id = f"{socket.gethostname()}:{os.environ.get('CUDA_VISIBLE_DEVICES', 'cpu')}"
+    worker_id = f"{socket.gethostname()}:{os.environ.get('CUDA_VISIBLE_DEVICES', settings.device)}"
     record = open_record(settings, ring=ring, parser_version=parsers.PARSER_VERSION)
     record.workers.gone(worker_id)  # what a killed one left; this one is ready when it says so
     engine = open_engine(settings)

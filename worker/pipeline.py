@@ -58,7 +58,7 @@ class Pipeline:
         ledger = self._record.ledger
         job = ledger.claim(job_id, worker_id=self._worker_id)
         if job is None:
-            log.info("job_not_claimable", job_id=job_id)
+            log.info("job_not_taken", job_id=job_id)
             return
         try:
             outcome = self._run(job)

@@ -13,7 +13,7 @@ import structlog
 from celery import Celery, signals
 
 from doorbell import Doorbell
-from jobs.queues import CPU, DELIVER, MODEL, PARSE, READ, SWEEP, TIDY
+from jobs.queues import CPU, DELIVER, MODEL, PARSE, READ, SWEEP, TIDY, own_queue
 from settings import Settings
 from worker.bootstrap import CpuWorker, ModelWorker, cpu_worker, model_worker
 
@@ -82,6 +82,7 @@ def _build(instance: Any, **_: Any) -> None:
             services.cpu = cpu_worker(settings, ring=doorbell, waiting=doorbell.waiting)
         if MODEL in queues:
             services.model = model_worker(settings, ring=doorbell)
+            instance.app.amqp.queues.select_add(own_queue(services.model.worker_id))
             services.model.announce()
     except Exception as exc:  # Celery would log it and go on without
         log.critical("worker_not_built", exc_info=True)

@@ -173,6 +173,31 @@ def test_a_taken_port_is_told_and_nothing_outlives_a_killed_server(stack: Stack,
     assert running(tmp_path) is None
 
 
+def test_a_document_stays_with_one_of_two_cards(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "api.cli", "serve", "--json", "--port", "0", "--data", str(tmp_path)]
+    environment = os.environ | {
+        "UNABRIDGED_ENGINE": "fake",
+        "CUDA_VISIBLE_DEVICES": "GPU-a, GPU-b",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    with subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        try:
+            with Client(json.loads(server.stdout.readline())["url"], patience_s=60) as client:
+                assert until(lambda: len(client.capacity()["workers"]) == 2)
+                documents = [client.upload(f"Tower {n}".encode())["id"] for n in range(3)]
+                for document in 4 * documents:
+                    job = client.create_job(Kind.ASK, [document], params=QUESTION)
+                    assert client.wait(job["id"])["status"] == Status.COMPLETED
+                for document in documents:
+                    cards = client.quote(Kind.ASK, [document], params=QUESTION)["workers"]
+                    assert sorted(card["already_read"] for card in cards) == [False, True]
+        finally:
+            server.terminate()
+
+
 def test_a_stopped_stack_leaves_nothing(tmp_path: Path) -> None:
     others = family(os.getpid())
     with Stack(quick(tmp_path)) as stack:
