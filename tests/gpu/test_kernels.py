@@ -15,6 +15,7 @@ from worker.engine.kernels import reference
 from worker.engine.kernels.plan import Group, Plan, Span, Tail, plan
 from worker.engine.kv import Shape
 from worker.engine.page import PAGE
+from worker.engine.types import Format
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
 
@@ -85,7 +86,7 @@ def test_unpacking_gives_what_the_reference_gives_from_the_card_and_from_the_hos
 
 @pytest.mark.parametrize("name", ["exact", "fp8", "int4"])
 @pytest.mark.parametrize("rows", [1, 2, 4, 8])
-def test_a_step_of_several_seats_equals_the_reference(name: str, rows: int) -> None:
+def test_a_step_of_several_seats_equals_the_reference(name: Format, rows: int) -> None:
     """A group of `rows` seats on one document and one seat on another; tails end anywhere, one is empty."""
     from worker.engine.kernels import decode
 
@@ -104,8 +105,8 @@ def test_a_step_of_several_seats_equals_the_reference(name: str, rows: int) -> N
     work = {arena: on_card(rows) for arena, rows in cut.items.items()}
     part_counts = torch.tensor(cut.part_counts, device="cuda")
     if name != "exact":
-        packed = packed_format(name, KV_HEADS, DIM)  # type: ignore[arg-type]
-        codes, scales = pages(name, len(document[0]))  # type: ignore[arg-type]
+        packed = packed_format(name, KV_HEADS, DIM)
+        codes, scales = pages(name, len(document[0]))
         packed.pack(*document, codes, scales)
         read = packed, q, codes, scales, *work[name]
         decode.attend_packed(*read, *parts[0], SCALE, rows)
@@ -121,7 +122,7 @@ def test_a_step_of_several_seats_equals_the_reference(name: str, rows: int) -> N
 
 @pytest.mark.parametrize("name", ["exact", "fp8", "int4"])
 @pytest.mark.parametrize("rows", [4, 8])
-def test_queries_as_the_left_operand_give_what_the_reference_gives(name: str, rows: int) -> None:
+def test_queries_as_the_left_operand_give_what_the_reference_gives(name: Format, rows: int) -> None:
     """Values have a mean, which short sums lose first; one seat hears almost one token only."""
     from worker.engine.kernels import decode
 
@@ -137,8 +138,8 @@ def test_queries_as_the_left_operand_give_what_the_reference_gives(name: str, ro
         reference.attend_exact(q, *document, *work, lengths, *want, SCALE)
     else:
         launch = decode.Launch(per_sm=2, block=1, stages=2, warps=4, wide=True)
-        packed = packed_format(name, KV_HEADS, DIM)  # type: ignore[arg-type]
-        codes, scales = pages(name, len(document[0]))  # type: ignore[arg-type]
+        packed = packed_format(name, KV_HEADS, DIM)
+        codes, scales = pages(name, len(document[0]))
         packed.pack(*document, codes, scales)
         read = packed, q, codes, scales, *work
         decode.attend_packed(*read, *got, SCALE, rows, launch)

@@ -28,6 +28,7 @@ def layer_of(outputs: int, inputs: int) -> tuple[NF4Linear, Tensor]:
 @pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
 def test_a_product_is_right(outputs: int, inputs: int, rows: int) -> None:
     layer, weight = layer_of(outputs, inputs)
+    assert layer.bias is not None
     x = torch.randn(rows, inputs, device="cuda").bfloat16()
     exact = x.double() @ weight.double().T + layer.bias.double()
     assert (layer(x).double() - exact).norm() < 0.004 * exact.norm()

@@ -21,6 +21,7 @@ from worker.engine.kv import ExactArena, Shape, put
 from worker.engine.page import PAGE
 from worker.engine.pool import Arenas, Lease, PagePool, Prefix, body_keys
 from worker.engine.snapshots import Identity, SnapshotStore
+from worker.engine.types import Format
 
 Open = Callable[..., Tiny]
 
@@ -30,7 +31,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
     """Opens engines on one folder."""
     engines: list[Tiny] = []
 
-    def make(format: str = "exact", **options: Any) -> Tiny:
+    def make(format: Format = "exact", **options: Any) -> Tiny:
         engines.append(Tiny(format, disk=tmp_path, **options))
         return engines[-1]
 
@@ -57,7 +58,7 @@ def assert_same_answer(one: Tiny, other: Tiny) -> None:
 
 
 @pytest.mark.parametrize("format", ["exact", "fp8", "int4"])
-def test_a_document_is_not_read_again_after_a_restart(format: str, opened: Open, tmp_path: Path) -> None:
+def test_a_document_is_not_read_again_after_a_restart(format: Format, opened: Open, tmp_path: Path) -> None:
     ids = document(2_500)
     before = opened(format)
     first = Record()
@@ -74,7 +75,7 @@ def test_a_document_is_not_read_again_after_a_restart(format: str, opened: Open,
 
 @pytest.mark.parametrize("format", ["exact", "fp8"])
 def test_a_read_that_was_stopped_goes_on_from_its_last_chunk(
-    format: str, opened: Open, tmp_path: Path, background: ThreadPoolExecutor
+    format: Format, opened: Open, tmp_path: Path, background: ThreadPoolExecutor
 ) -> None:
     ids = document(8 * CHUNK + 77)
     whole = Tiny(format)
@@ -133,7 +134,7 @@ def test_a_damaged_part_is_noticed_and_read_anew(number: int, opened: Open, tmp_
 
 @pytest.mark.parametrize(("format", "revision"), [("exact", "2"), ("fp8", "1")])
 def test_what_another_model_or_format_has_read_is_not_taken(
-    format: str, revision: str, opened: Open, tmp_path: Path
+    format: Format, revision: str, opened: Open, tmp_path: Path
 ) -> None:
     ids = document(1_500)
     before = opened()

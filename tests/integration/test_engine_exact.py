@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from worker.engine.errors import ModelLoadError
 from worker.engine.kv import ExactArena, Span, cut
 from worker.engine.page import PAGE
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 300,
     "hidden_size": 64,
     "intermediate_size": 128,

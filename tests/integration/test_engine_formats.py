@@ -21,6 +21,7 @@ from worker.engine.kv import ExactArena, PackedArena
 from worker.engine.local import LocalEngine
 from worker.engine.page import PAGE
 from worker.engine.pool import Arenas
+from worker.engine.types import Format
 from worker.engine.writer import PlainWriter
 
 Open = Callable[..., Tiny]
@@ -32,7 +33,7 @@ POISON = 257  # of the template, so in no document
 def opened() -> Iterator[Open]:
     engines: list[Tiny] = []
 
-    def make(format: str = "exact", **options: Any) -> Tiny:
+    def make(format: Format = "exact", **options: Any) -> Tiny:
         engines.append(Tiny(format, **options))
         return engines[-1]
 
@@ -61,7 +62,7 @@ def test_fewer_bits_move_the_logits_by_as_much_as_they_may(seed: int, opened: Op
 
 
 @pytest.mark.parametrize("format", ["fp8", "int4"])
-def test_a_document_in_one_chunk_is_exact_while_it_is_read(format: str, opened: Open) -> None:
+def test_a_document_in_one_chunk_is_exact_while_it_is_read(format: Format, opened: Open) -> None:
     """A chunk sees itself as it is; only what comes later sees the packed pages."""
     ids = document(1_500)
     found, exact = opened(format, chunk=2_048), opened(chunk=2_048)
@@ -72,7 +73,7 @@ def test_a_document_in_one_chunk_is_exact_while_it_is_read(format: str, opened: 
 
 
 @FORMATS
-def test_questions_written_together_get_the_tokens_that_each_gets_alone(format: str, opened: Open) -> None:
+def test_questions_written_together_get_the_tokens_that_each_gets_alone(format: Format, opened: Open) -> None:
     questions = [(0, "Who?"), (0, "What was it, and when?"), (0, "Why?"), (1, "Who?"), (2, "Where?")]
     documents = [document(450), document(300, seed=1), []]
 
@@ -82,8 +83,8 @@ def test_questions_written_together_get_the_tokens_that_each_gets_alone(format: 
             tiny.engine.submit(ask(documents[number], question, max_tokens=30, mask=record))
             for (number, question), record in zip(chosen, records, strict=True)
         ]
-        if tiny.permits is not None:
-            tiny.permits.release(1_000)  # type: ignore[attr-defined]
+        if isinstance(tiny.permits, threading.Semaphore):
+            tiny.permits.release(1_000)
         for generation in running:
             finish(generation)
         return [record.tokens for record in records]
@@ -97,7 +98,7 @@ def test_questions_written_together_get_the_tokens_that_each_gets_alone(format: 
 
 
 @pytest.mark.parametrize("format", ["exact", "fp8"])
-def test_what_stands_in_the_computers_memory_is_read_in_place(format: str) -> None:
+def test_what_stands_in_the_computers_memory_is_read_in_place(format: Format) -> None:
     """The same bits as with all of it on the card."""
     ids, found = document(3_000), []
     for card, host in ((32, 0), (6, 32)):
@@ -134,7 +135,7 @@ def test_what_stands_in_the_computers_memory_is_read_in_place(format: str) -> No
 
 @FORMATS
 def test_a_document_that_cannot_fit_is_refused_with_numbers_before_anything_is_read(
-    format: str, opened: Open
+    format: Format, opened: Open
 ) -> None:
     tiny = opened(format, tokens=12 * PAGE)
     fit = tiny.engine.capacity().tokens_fit
@@ -172,7 +173,7 @@ def test_an_answer_that_ends_with_its_first_token_is_not_written_further(opened:
 
 
 @FORMATS
-def test_a_cancelled_read_gives_its_memory_back_within_a_chunk(format: str, opened: Open) -> None:
+def test_a_cancelled_read_gives_its_memory_back_within_a_chunk(format: Format, opened: Open) -> None:
     permits = threading.Semaphore(1)
     tiny = opened(format, tokens=20 * PAGE, permits=permits)
     capacity = tiny.engine.capacity()
@@ -204,7 +205,7 @@ class Says:
 
 
 @FORMATS
-def test_an_answer_that_is_no_number_ends_and_the_one_beside_it_goes_on(format: str, opened: Open) -> None:
+def test_an_answer_that_is_no_number_ends_and_the_one_beside_it_goes_on(format: Format, opened: Open) -> None:
     ids = document(900)
     alone = Record()
     finish(opened(format).engine.submit(ask(ids, max_tokens=20, mask=alone)))

@@ -133,7 +133,7 @@ def bench() -> Iterator[Any]:
 
 
 def document(tokens: int, seed: int = 0) -> list[int]:
-    return np.random.default_rng(seed).integers(0, TOO_MUCH, tokens).tolist()
+    return list(map(int, np.random.default_rng(seed).integers(0, TOO_MUCH, tokens)))
 
 
 def ask(

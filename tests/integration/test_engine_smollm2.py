@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def ask(
 
 def test_the_engine_writes_what_the_model_alone_would(engine: Engine, folder: Path) -> None:
     request = ask(engine.tokenizer, "Who was the first keeper?")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = torch.tensor([[*request.prefix, *request.suffix]])
     expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=60, do_sample=False)
     assert answer(engine.submit(request)) == engine.tokenizer.decode(expected[0, ids.shape[1] :].tolist())
@@ -134,6 +135,7 @@ def test_added_tokens_that_are_not_flagged_special_stay_text_too(folder: Path) -
     assert isinstance(loaded, PreTrainedTokenizerFast)
     loaded.add_tokens(["<tool_call>"])
     added = loaded.convert_tokens_to_ids("<tool_call>")
+    assert isinstance(added, int)
     codec = FastCodec(loaded)
     assert codec.encode_template("a<tool_call>b").count(added) == 1
     ids, _ = codec.encode("a<tool_call>b")
@@ -183,9 +185,9 @@ def test_the_card_says_what_is_loaded(engine: Engine) -> None:
         ({"device": "nonsense"}, "nonsense"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_error(options: dict[str, str], message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_is_one_error(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=message):
-        load_engine(cache_dir=tmp_path, **options)  # type: ignore[arg-type]
+        load_engine(cache_dir=tmp_path, **options)
 
 
 def test_a_folder_whose_files_change_is_another_revision(folder: Path, tmp_path: Path) -> None:

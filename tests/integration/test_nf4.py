@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from bitsandbytes import functional
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 
@@ -23,6 +25,7 @@ def quantized(inputs: int, outputs: int, *, nested: bool = True, quant_type: str
 
 
 def weight_of(layer: Linear4bit) -> Tensor:
+    assert isinstance(layer.weight, Params4bit)
     return functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
 
 
@@ -94,7 +97,8 @@ class Doubled(Linear4bit):
     """Whose product is not what its weight gives."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return 2 * super().forward(x)
+        product: Tensor = super().forward(x)
+        return 2 * product
 
 
 def test_layers_stay_bitsandbytes_own_where_our_products_are_not_theirs(
@@ -116,19 +120,20 @@ class Heads(nn.Module):
         self.q_proj, self.k_proj, self.v_proj = (quantized(128, n) for n in outputs)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.q_proj(x).sum(-1) + self.k_proj(x if y is None else y).amax(-1) * self.v_proj(x).sum(-1)
+        q, k, v = self.q_proj(x), self.k_proj(x if y is None else y), self.v_proj(x)
+        result: Tensor = q.sum(-1) + k.amax(-1) * v.sum(-1)
+        return result
 
 
 @pytest.mark.parametrize("rows", [3, 100])
 @pytest.mark.parametrize("outputs", [(128, 64, 64), (128, 32, 32)], ids=["joined", "apart"])
 def test_queries_keys_and_values_stay_what_they_were(outputs: tuple[int, int, int], rows: int) -> None:
     heads, x, y = Heads(outputs), torch.randn(rows, 128), torch.randn(rows, 128)
-    weights = [weight_of(layer) for layer in heads.children()]
-    biases = [layer.bias for layer in heads.children()]
+    parts = [(weight_of(layer), layer.bias) for layer in (heads.q_proj, heads.k_proj, heads.v_proj)]
     assert adopt(heads) == 3
     for inputs in ([x, x, x], [x, y, x], [y, y, x]):
-        for layer, weight, bias, each in zip(heads.children(), weights, biases, inputs, strict=True):
-            expected = nn.functional.linear(each, weight, bias)
+        for layer, part, each in zip(heads.children(), parts, inputs, strict=True):
+            expected = nn.functional.linear(each, *part)
             torch.testing.assert_close(layer(each), expected, rtol=0.01, atol=0.01)
 
 
@@ -162,9 +167,9 @@ def test_queries_keys_and_values_are_one_product_when_compiled() -> None:
     [lambda: quantized(128, 64, quant_type="fp4"), lambda: quantized(32, 64)],
     ids=["another type", "blocks across rows"],
 )
-def test_what_it_cannot_hold_is_refused(layer: object) -> None:
+def test_what_it_cannot_hold_is_refused(layer: Callable[[], Linear4bit]) -> None:
     with pytest.raises(ModelLoadError, match="not NF4 in blocks of 64"):
-        NF4Linear.from_linear4bit(layer())  # type: ignore[operator]
+        NF4Linear.from_linear4bit(layer())
 
 
 def test_weights_beyond_fp16_scales_are_refused() -> None:

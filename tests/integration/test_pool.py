@@ -18,6 +18,7 @@ from worker.engine.kv import Arena, ExactArena, PackedArena, Shape, Span, put
 from worker.engine.page import PAGE
 from worker.engine.pool import MIN_END, Arenas, Lease, PagePool, Prefix, body_keys
 from worker.engine.runs import Run
+from worker.engine.types import Format
 
 SHAPE = Shape(layers=2, kv_heads=1, dim=32)
 Packed = Literal["fp8", "int4"]
@@ -32,16 +33,11 @@ def packed(format: Packed, pages: int) -> PackedArena:
     return PackedArena(SHAPE, packed_format(format, SHAPE.kv_heads, SHAPE.dim), pages)
 
 
-def arenas(kind: str, card: int, host: int = 0, *, exact_pages: int = 12) -> Arenas:
+def arenas(kind: Format, card: int, host: int = 0, *, exact_pages: int = 12) -> Arenas:
     """Room for bodies of `card` pages, and `host` more; of exact ones too where the bodies are packed."""
     if kind == "exact":
         return Arenas("exact", exact(card), host=exact(host) if host else None)
-    return Arenas(
-        kind,  # type: ignore[arg-type]
-        exact(exact_pages),
-        packed(kind, card),  # type: ignore[arg-type]
-        packed(kind, host) if host else None,  # type: ignore[arg-type]
-    )
+    return Arenas(kind, exact(exact_pages), packed(kind, card), packed(kind, host) if host else None)
 
 
 def ids(tokens: int, *, begin: int = 0, seed: int = 0) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -249,7 +245,7 @@ def test_nothing_is_dropped_for_adjacent_pages_that_cannot_be_had() -> None:
 
 
 @pytest.mark.parametrize(("kind", "card"), [("exact", 14), ("fp8", 7)])
-def test_a_small_document_is_spared_where_only_a_large_one_makes_room(kind: str, card: int) -> None:
+def test_a_small_document_is_spared_where_only_a_large_one_makes_room(kind: Format, card: int) -> None:
     pool = PagePool(arenas(kind, card))
     small, large = keep(pool, ids(400, seed=1)), keep(pool, ids(1_000, seed=2))
     keep(pool, ids(1_000, seed=3))
@@ -268,7 +264,7 @@ def test_the_host_drops_nothing_for_a_document_that_it_cannot_take() -> None:
 
 
 @pytest.mark.parametrize(("kind", "card"), [("exact", 11), ("fp8", 5)])
-def test_what_is_retired_to_the_host_comes_back_whole_on_its_next_use(kind: str, card: int) -> None:
+def test_what_is_retired_to_the_host_comes_back_whole_on_its_next_use(kind: Format, card: int) -> None:
     room = arenas(kind, card, 12)
     pool = PagePool(room)
     first, second = (keep(pool, ids(1_000, seed=seed)) for seed in (1, 2))
@@ -324,7 +320,7 @@ def test_a_document_comes_back_as_far_as_others_in_use_leave_room() -> None:
 
 
 @pytest.mark.parametrize(("kind", "card"), [("exact", 12), ("fp8", 5)])
-def test_what_a_document_in_use_shares_stays_where_it_stands(kind: str, card: int) -> None:
+def test_what_a_document_in_use_shares_stays_where_it_stands(kind: Format, card: int) -> None:
     """Who writes about a document remembers where its pages are."""
     room = arenas(kind, card, 20)
     pool = PagePool(room)
@@ -344,7 +340,7 @@ def test_what_a_document_in_use_shares_stays_where_it_stands(kind: str, card: in
 
 
 @pytest.mark.parametrize("kind", ["exact", "fp8"])
-def test_what_the_card_cannot_hold_is_read_into_the_host_and_stays_there(kind: str) -> None:
+def test_what_the_card_cannot_hold_is_read_into_the_host_and_stays_there(kind: Format) -> None:
     room = arenas(kind, 6, 10)
     pool = PagePool(room)
     prefix = keep(pool, ids(1_600))
@@ -376,8 +372,10 @@ def test_a_card_that_a_document_overflows_keeps_pages_for_many_answers() -> None
         leases = [read(pool, document, 600) for document in (long, long, long, short)]
         leases += [lease for lease in [acquire(pool, ids(0), 600)] if lease]
         assert len(leases) == 5
-        assert leases[0].prefix is leases[2].prefix
-        assert 0 < on_host(room, leases[0].prefix) < 155 - 30  # type: ignore[arg-type]
+        prefix = leases[0].prefix
+        assert prefix is not None
+        assert prefix is leases[2].prefix
+        assert 0 < on_host(room, prefix) < 155 - 30
         pool.check_integrity()
         for lease in leases:
             pool.release(lease)
@@ -413,7 +411,7 @@ def test_the_host_forgets_what_was_unused_for_longest() -> None:
     ("kind", "card", "host"), [("exact", 9, 0), ("exact", 6, 5), ("fp8", 7, 0), ("int4", 5, 4)]
 )
 @pytest.mark.parametrize("tail", [1, PAGE, PAGE + 1, 300])
-def test_what_fits_is_what_an_empty_pool_gives(kind: str, card: int, host: int, tail: int) -> None:
+def test_what_fits_is_what_an_empty_pool_gives(kind: Format, card: int, host: int, tail: int) -> None:
     pool = PagePool(arenas(kind, card, host))
     assert pool.fits(pool.tokens_fit - tail, tail)
     edge = pool.tokens_fit
@@ -441,7 +439,7 @@ KINDS = [("exact", 24, 0), ("exact", 12, 12), ("fp8", 20, 0), ("int4", 10, 10)]
 @pytest.mark.parametrize(("kind", "card", "host"), KINDS)
 @pytest.mark.parametrize("seed", range(6))
 def test_after_whatever_requests_every_page_is_free_or_held(
-    kind: str, card: int, host: int, seed: int
+    kind: Format, card: int, host: int, seed: int
 ) -> None:
     chance = random.Random(seed)
     pool = PagePool(arenas(kind, card, host))

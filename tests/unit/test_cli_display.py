@@ -198,7 +198,9 @@ def test_quiet_keeps_news_back_but_not_failures(capsys: pytest.CaptureFixture[st
 def test_text_of_a_document_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     evil = citation(quote="\x1b[2Jgone\x9b31m [bold]markup[/bold]")
 
-    Display().answer({"title": None, "text": "\x1b]0;title\x07ok", "citations": [evil]})
+    Display().answer(
+        {"title": None, "text": "\x1b]0;title\x07ok", "found": True, "cut_off": False, "citations": [evil]}
+    )
 
     out = capsys.readouterr().out
     assert "\x1b" not in out

@@ -20,8 +20,8 @@ from api.client import (
     TextAdded,
     UnexpectedAnswer,
     Unreachable,
-    parse_events,
 )
+from api.stream import parse_events
 from jobs import objects
 from jobs.ledger import Progress
 from jobs.record import Record

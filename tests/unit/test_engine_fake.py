@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -34,10 +35,10 @@ from worker.engine import (
 DOCUMENT = "Ein Bär schläft. " * 100
 
 
-def request(engine: FakeEngine, text: str = DOCUMENT, question: str = "What?", **options: object) -> Request:
+def request(engine: FakeEngine, text: str = DOCUMENT, question: str = "What?", **options: Any) -> Request:
     prefix = engine.tokenizer.prefix("Be exact.", text)
     suffix = engine.tokenizer.suffix([Turn("user", question)])
-    return Request(prefix.ids, suffix, **options)  # type: ignore[arg-type]
+    return Request(prefix.ids, suffix, **options)
 
 
 def written(events: Iterable[Event]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from worker.engine import ModelLoadError, PromptTokenizer, Turn
@@ -45,9 +47,9 @@ def test_special_tokens_written_in_a_document_stay_text() -> None:
 @pytest.mark.parametrize(
     "roles", [[], ["assistant"], ["user", "user"], ["user", "assistant"], ["assistant", "user"]]
 )
-def test_turns_that_do_not_alternate_are_refused(roles: list[str]) -> None:
+def test_turns_that_do_not_alternate_are_refused(roles: list[Literal["user", "assistant"]]) -> None:
     with pytest.raises(ValueError, match="alternate"):
-        fake_tokenizer().suffix([Turn(role, "text") for role in roles])  # type: ignore[arg-type]
+        fake_tokenizer().suffix([Turn(role, "text") for role in roles])
 
 
 def test_a_template_that_drops_messages_is_refused() -> None:

@@ -506,7 +506,9 @@ def test_changes_between_versions_are_shown_word_by_word_with_both_places(
         {"kind": "renumbered", "before": side, "after": side, "words": [["-", "1"], ["+", "2"]]},
     ]
     data = {"changes": changes, "unchanged": 7, "explained": 0}
-    answers = [{"title": None, "text": "It moved.", "found": True, "cut_off": False, "citations": []}]
+    answers: list[dict[str, Any]] = [
+        {"title": None, "text": "It moved.", "found": True, "cut_off": False, "citations": []}
+    ]
     response = client.get(f"/jobs/{completed(record, story, harbour, answers, data=data, kind='compare').id}")
     assert "<del>May</del><ins>&lt;June&gt;</ins>" in response.text
     assert "1 change" in words(response)

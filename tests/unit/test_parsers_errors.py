@@ -12,7 +12,7 @@ KINDS = [kind for kind in vars(parsers).values() if isinstance(kind, type) and i
 
 def test_every_public_error_is_found_by_its_code() -> None:
     assert set(BY_CODE.values()) == set(KINDS)
-    assert all(BY_CODE[kind.code] is kind for kind in KINDS)
+    assert all(kind.code == code for code, kind in BY_CODE.items())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data import documents
@@ -26,9 +27,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "upload"
 
 
-def read(path: Path, content: bytes, **options: object) -> Document:
+def read(path: Path, content: bytes, **options: Any) -> Document:
     path.write_bytes(content)
-    return parse_in_process(path, filename="lease.pdf", **options)  # type: ignore[arg-type]
+    return parse_in_process(path, filename="lease.pdf", **options)
 
 
 def test_each_page_has_its_text_its_number_and_its_printed_label(path: Path) -> None:

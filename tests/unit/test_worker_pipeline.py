@@ -257,10 +257,15 @@ def test_a_library_forgets_the_text_of_a_document_and_keeps_others(record: Recor
 
 
 def test_a_message_that_comes_twice_does_the_job_once(record: Record) -> None:
-    count: list[str] = []
-    engine = FakeEngine(lambda prompt: count.append(prompt) or "Done.")  # type: ignore[func-returns-value]
+    prompts: list[str] = []
+
+    def answer(prompt: str) -> str:
+        prompts.append(prompt)
+        return "Done."
+
+    engine = FakeEngine(answer)
     job = run(record, engine, "ask", add_document(record, *PAGES), question="How?")
-    done = len(count)
+    done = len(prompts)
     pipeline(record, engine).read(job.id)
-    assert len(count) == done
+    assert len(prompts) == done
     assert record.ledger.get(job.id).attempt == 1

@@ -290,7 +290,7 @@ def _stop_ids(source: _Source, tokenizer: Any) -> list[int]:
 def _model(source: _Source, device: torch.device, weights: Weights) -> Any:
     options: dict[str, Any] = {"dtype": torch.float32 if weights == "fp32" else torch.bfloat16}
     if weights == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,

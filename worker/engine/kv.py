@@ -270,7 +270,7 @@ class _Buffer:
         self.keys = torch.empty(size, **options)
         self.values = torch.empty(size, **options)
         cuda = self.keys.is_cuda
-        self.stream = torch.cuda.Stream(self.keys.device) if cuda else None  # type: ignore[no-untyped-call]
+        self.stream = torch.cuda.Stream(self.keys.device) if cuda else None
 
     def fill(self, spans: Sequence[Span], layer: int) -> _Filled:
         if self.stream is None:

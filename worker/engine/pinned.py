@@ -39,7 +39,7 @@ class CudaLocks:
 
 
 def _runtime() -> Any:
-    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    return torch.cuda.cudart()
 
 
 class _Pages(mmap.mmap):

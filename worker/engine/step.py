@@ -108,7 +108,7 @@ class GraphWriter:
     def _capture(self, form: _Form) -> torch.cuda.CUDAGraph:
         state = self._state
         held = state.counters.clone()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # compiles what is not compiled yet
             for _ in range(2):
@@ -187,7 +187,7 @@ class _State:
         self._steps = [_new_step(seats) for _ in range(2)]  # one may be read while the other runs
         self._slots = torch.zeros(seats, dtype=torch.int64, device=device)
         self._tail_lengths = torch.zeros(seats, dtype=torch.int32, device=device)
-        self._beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._beside = torch.cuda.Stream()
         self._form, self._layer = _Form(1, 1), 0
 
     def check(self, rows: int) -> None:
@@ -305,7 +305,7 @@ def _format(arena: Arena) -> PackedFormat | None:
 
 def _new_step(seats: int) -> _Step:
     found = torch.zeros(2, seats, dtype=torch.int64, pin_memory=True)
-    return _Step(found, torch.cuda.Event())  # type: ignore[no-untyped-call]
+    return _Step(found, torch.cuda.Event())
 
 
 def _no_items(device: torch.device) -> _Items:
