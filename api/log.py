@@ -17,15 +17,21 @@ log = structlog.get_logger()
 
 
 def configure(level: str) -> None:
-    """Lines of JSON on standard error; easier to read where that is a terminal."""
+    """Lines of JSON on standard error; easier to read where that is a terminal.
+
+    Errors come with where they were raised, never with what variables held: that may be a document's text.
+    """
     terminal = sys.stderr.isatty()
+    traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if terminal else [structlog.processors.dict_tracebacks]),
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+            *([] if terminal else [structlog.processors.ExceptionRenderer(traceback)]),
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+            if terminal
+            else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

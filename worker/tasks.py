@@ -7,6 +7,7 @@ does everything else.
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import structlog
@@ -69,7 +70,14 @@ def tidy() -> None:
 def _set_up_logging(loglevel: int | str = "INFO", **_: Any) -> None:
     logging.basicConfig(level=loglevel, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     level = logging.getLevelNamesMapping()[Settings().log_level.upper()]
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    *others, _ = structlog.get_config()["processors"]
+    # Where an error was raised, and never what variables held: that may be a document's text.
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    structlog.configure(
+        processors=[*others, renderer], wrapper_class=structlog.make_filtering_bound_logger(level)
+    )
 
 
 @signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
