@@ -219,6 +219,23 @@ def test_a_document_is_read_once_and_found_again_after_a_restart(
         assert third == first
 
 
+def test_an_engine_that_has_the_whole_card_reads_stores_and_writes_within_it(
+    model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No budget is given: what is left beside it must do for chunks, compiled or not, and eight answers."""
+    memory = MemoryOptions(disk_folder=tmp_path, disk_bytes=1 << 33)
+    engine = build(model, fake_tokenizer(), name="glm", revision="random", memory=memory)
+    try:
+        assert engine.capacity().kv_bytes_total > 0.8 * torch.cuda.mem_get_info()[1]
+        for tokens in (5_300, 3 * CHUNK, 3 * CHUNK - PAGE):
+            answer(engine.submit(ask(engine, document(tokens, seed=tokens))))
+        running = [engine.submit(ask(engine, document(5_000 + 700 * n, seed=n), tokens=40)) for n in range(8)]
+        assert all(answer(events)[1].usage.completion_tokens == 40 for events in running)
+    finally:
+        engine.close()
+    assert "too many to read at once" not in caplog.text
+
+
 def test_reading_takes_no_memory_beside_what_was_set_aside(model: Any) -> None:
     with engine_of(model, "int4") as engine:
         answer(engine.submit(ask(engine, document(2 * CHUNK, seed=5))))

@@ -47,8 +47,8 @@ NEVER = 10_000  # no model says this, so answers have the length asked for
 class Watch:
     """Counts the tokens of every forward pass, and lets through only as many passes as permitted."""
 
-    def __init__(self, model: Any, permits: int | None, most_seats: int) -> None:
-        self._most_seats = most_seats
+    def __init__(self, model: Any, permits: int | None, most_seats: int, most_tokens: int) -> None:
+        self._most_seats, self._most_tokens = most_seats, most_tokens
         self.refused = 0
         self.passes: list[int] = []
         self.permits = None if permits is None else threading.Semaphore(permits)
@@ -59,9 +59,11 @@ class Watch:
             assert self.permits.acquire(timeout=20), "the engine took more passes than the test expects"
         if args[0].shape[1] > 1 and (args[0] == TOO_MUCH).any():  # a generated one does no harm
             raise torch.OutOfMemoryError("no memory for this")
+        if args[0].shape[1] > self._most_tokens:
+            torch.empty(1 << 60)  # more than any computer has
         if args[0].shape[1] == 1 and len(args[0]) > self._most_seats:
             self.refused += 1
-            torch.empty(1 << 60)  # more than any computer has
+            torch.empty(1 << 60)
         self.passes.append(args[0].numel())
 
 
@@ -75,6 +77,7 @@ class Bench:
         window: int = WINDOW,
         permits: int | None = None,
         most_seats: int = 100,
+        most_tokens: int = 100_000,
         **options: Any,
     ):
         torch.manual_seed(0)
@@ -93,7 +96,7 @@ class Bench:
         with torch.no_grad():
             model.get_input_embeddings().weight[POISON] = float("nan")
             model.lm_head.weight[POISON] = 0.0
-        self.watch = Watch(model, permits, most_seats)
+        self.watch = Watch(model, permits, most_seats, most_tokens)
         decoder = Decoder(model)
         kv_format = options.pop("kv_format", "exact")
         size = bytes_per_token(decoder.shape, torch.float32, kv_format)
@@ -347,6 +350,12 @@ def test_running_out_of_memory_fails_one_request_and_the_engine_lives(bench: Any
         list(engine.submit(ask([*document(60), TOO_MUCH])))
     finish(engine.submit(ask(document(64))))
     assert engine.capacity().active == 0
+
+
+def test_what_memory_is_missing_for_is_read_in_smaller_chunks(bench: Any) -> None:
+    b = bench(prefill_chunk=2_048, most_tokens=600)
+    assert finish(b.engine.submit(ask(document(3_000)))).usage.prefix_tokens == 3_000
+    assert max(b.watch.passes) == 512
 
 
 def test_answers_that_cannot_be_written_together_are_written_one_by_one(bench: Any) -> None:

@@ -123,6 +123,9 @@ class Archive:
             self._give_up(fetching)
             prefix.kept = min(prefix.kept, ref.start)
             return 0
+        except RuntimeError:  # the card lacks memory for it, and without it what follows is of no use
+            self._give_up(fetching)
+            raise
         finally:
             self._rooms.put(room)
 

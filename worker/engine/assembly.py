@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 _PREFILL_CHUNK = {"cpu": 1_024, "cuda": 8_192}
 _WINDOWS_ON_CPU = 8  # documents kept in memory; more would take a laptop's for little
 _PACKING_TOLERANCE = 5e-2  # relative; either rounding of a level is right
-_CUDA_RESERVE_BYTES = 1 << 30  # for fragments, and for what is not ours
+_CUDA_RESERVE_BYTES = 3 << 29  # for graphs and what they write to, for libraries, and for what is not ours
 _GLM_1M_WINDOW, _GLM_1M_KV_HEADS = 1_048_576, 4
 
 
@@ -105,6 +105,8 @@ def build(
         arenas = _arenas(decoder, memory, card_bytes)
         _see_in_place(decoder, arenas)
         writer = _writer(decoder, arenas, max_active, chunk)
+    if target.type == "cuda":
+        torch.cuda.empty_cache()  # of what only tests and warming up took
     card = ModelCard(
         name=name,
         revision=revision,
@@ -326,19 +328,25 @@ def _writer(decoder: Decoder, arenas: Arenas, seats: int, chunk: int) -> Writer:
 
 
 def _activation_bytes(decoder: Decoder, chunk: int) -> int:
-    """What reading a chunk takes beside weights, keys and values; so a model that cannot run fails now."""
+    """What reading a chunk takes beside weights, keys and values; so a model that cannot run fails now.
+
+    With what lies idle between tensors in the allocator's blocks. Layers are compiled for whole chunks; other
+    lengths take more for each token.
+    """
     cuda = decoder.device.type == "cuda"
     tokens = chunk if cuda else 16
-    pages = 2 * -(-tokens // PAGE)
-    arena = ExactArena(decoder.shape, pages, device=decoder.device, dtype=decoder.dtype)
-    past, new = Span(arena, 0, tokens), Span(arena, tokens, tokens)
+    pages = -(-tokens // PAGE)
+    arena = ExactArena(decoder.shape, 2 * pages, device=decoder.device, dtype=decoder.dtype)
     if cuda:
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(decoder.device)
-        held = torch.cuda.memory_allocated(decoder.device)
+        held = torch.cuda.memory_reserved(decoder.device)
+    past = Span(arena, 0, tokens)
     with torch.inference_mode():
         decoder.read([0] * tokens, [], [past])
-        decoder.read([0] * tokens, [past], [new])
-    return torch.cuda.max_memory_allocated(decoder.device) - held if cuda else 0
+        for more in {tokens, max(1, tokens - PAGE)}:
+            decoder.read([0] * more, [past], [Span(arena, tokens, more)])
+    return torch.cuda.max_memory_reserved(decoder.device) - held if cuda else 0
 
 
 def _free_bytes(device: torch.device, activation_bytes: int, most: int) -> int:

@@ -272,9 +272,19 @@ class LocalEngine:
             task.admit()
 
     def _read(self, task: Task) -> None:
-        begin = time.monotonic()
-        if tokens := task.read(self._chunk()):
-            self._read_speed.add(tokens, time.monotonic() - begin)
+        """Read a chunk; where the memory for it is missing, a smaller one with the next turn."""
+        chunk, begin, cause = min(self._chunk(), task.most_at_once), time.monotonic(), None
+        try:
+            if tokens := task.read(chunk):
+                self._read_speed.add(tokens, time.monotonic() - begin)
+        except RuntimeError as exc:
+            if not _is_out_of_memory(exc) or chunk <= _SMALLEST_CHUNK:
+                raise
+            cause = exc.with_traceback(None)
+        if cause is not None:  # only now, when nothing holds the frames and tensors of what failed
+            torch.cuda.empty_cache()
+            task.most_at_once = max(_SMALLEST_CHUNK, chunk // 2 // PAGE * PAGE)
+            logger.warning("%d tokens are too many to read at once: %s", chunk, cause)
 
     def _chunk(self) -> int:
         """A whole chunk, or what takes about `pause_s` where answers wait; little, until that is known."""
@@ -313,6 +323,7 @@ class LocalEngine:
             raise  # the device takes no more work from this process
         except Exception as exc:
             if _is_out_of_memory(exc):
+                logger.warning("A request failed: %s", exc)
                 self._fail(task, OutOfMemory(), exc)
                 torch.cuda.empty_cache()
             else:

@@ -40,6 +40,7 @@ class Task:
         self.generation = LocalGeneration()
         self.lease: Lease  #: from admission on
         self.overtaken = 0  #: later requests admitted before this one
+        self.most_at_once = decoder.window  #: tokens to be read; fewer once memory was missing
         self.result: Finished | None = None
         self._decoder = decoder
         self._pool = pool
