@@ -117,6 +117,7 @@ _ON_HOPPER = {"flash_attn_interface": _flash3, "flash_attn.cute": _flash4}
 _MANY: dict[str, list[Kernel]] = {"cpu": [_flash_cpu], "cuda": [_cudnn, _flash_cuda]}
 _FEW: dict[str, list[Kernel]] = {"cpu": [_flash_cpu], "cuda": [_flash_cuda]}
 _FEW_QUERIES = 512
+_ODD = 3  # queries, so that what Triton compiles for other than multiples of 16 is there as well
 
 
 def merge(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -218,8 +219,10 @@ class Attention:
         while sizes[-1] > chunk or len(sizes) < 2 * _MERGED_AT_ONCE - 2:
             sizes.append(max(chunk, sizes[-1] // 2))
         pieces = [(keys[:, :, :size], values[:, :, :size]) for size in sizes]
-        for count in range(1, len(pieces) + 1):
-            self.read(q, pieces[:count], *pieces[-1], 1.0)
+        for queries in (chunk, _ODD):
+            some, (k, v) = q[:, :, :queries].contiguous(), (x[:, :, :queries] for x in pieces[-1])
+            for count in range(1, len(pieces) + 1):
+                self.read(some, pieces[:count], k, v, 1.0)
 
     def write(self, q: Tensor, pieces: Iterable[KeysValues], scale: float) -> list[tuple[Tensor, Tensor]]:
         """Parts of the attention of single queries of several requests (as if one's) over what they share."""

@@ -18,6 +18,7 @@ from worker.engine.kernels.plan import Group, Tail, plan
 from worker.engine.kernels.plan import Span as Stretch
 from worker.engine.kernels.selftest import worst_error
 from worker.engine.kv import PackedArena, Shape, Span
+from worker.engine.page import PAGE
 
 # By bits: with more queries unpacking once for all of them is faster. Measured on an H200.
 _MOST_QUERIES = {8: 511, 4: 96}
@@ -75,7 +76,7 @@ class PackedPast:
 
 
 def select(arena: PackedArena, shape: Shape, heads: int) -> PackedAttention | None:
-    """None on cards whose tensor cores do not take the pages as they are.
+    """Tested and warmed up; None on cards whose tensor cores do not take the pages as they are.
 
     Raises `RuntimeError` where the kernel is wrong on this card, and what compilers raise.
     """
@@ -86,4 +87,6 @@ def select(arena: PackedArena, shape: Shape, heads: int) -> PackedAttention | No
     error = worst_error(arena.format, shape, heads, attention.rows, arena.codes.device)
     if not error <= _TOLERANCE:
         raise RuntimeError(f"the kernel for {attention.rows} queries on packed pages is off by {error:.2g}")
+    page = attention.past([Span(arena, 0, PAGE)])
+    page.attend(torch.zeros(1, heads, 1, shape.dim, device=arena.codes.device, dtype=torch.bfloat16), 0, 1.0)
     return attention
