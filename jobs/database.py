@@ -58,9 +58,10 @@ def open_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
+        driver = connection.connection.dbapi_connection
         if connection.get_execution_options().get("reading", False):
-            connection.exec_driver_sql("BEGIN")
-        elif not _took_write_lock(connection.connection.dbapi_connection):
+            driver.execute("BEGIN")
+        elif not _took_write_lock(driver):
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # waits once more, and fails as SQLAlchemy fails
 
     return engine
@@ -102,6 +103,7 @@ class Database:
 
     def __init__(self, engine: Engine, *, ring: Ring, clock: Clock = utc_now) -> None:
         self.engine = engine
+        self._reader = engine.execution_options(reading=True)
         self.clock = clock
         self._ring = ring
         # SQLite has one writer and makes others look again after a pause; threads of one process can queue.
@@ -120,7 +122,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A transaction that only reads; it never waits for a writer on SQLite."""
-        with Session(self.engine.execution_options(reading=True), expire_on_commit=False) as session:
+        with Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     def post(

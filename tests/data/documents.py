@@ -73,6 +73,22 @@ def drawn_pdf(
     return bytes(out + f"trailer\n{trailer}\nstartxref\n{start}\n%%EOF\n".encode())
 
 
+def scanned_pdf(text: str) -> bytes:
+    """A PDF whose first page is a picture of some text; on the second "Typed." is typed."""
+    import pypdfium2
+
+    bitmap = pypdfium2.PdfDocument(pdf([text]))[0].render(scale=2, grayscale=True)
+    buffer = bytes(bitmap.buffer)
+    starts = range(0, bitmap.height * bitmap.stride, bitmap.stride)
+    pixels = b"".join(buffer[start : start + bitmap.width] for start in starts)
+    entries = (
+        f"/Subtype /Image /Width {bitmap.width} /Height {bitmap.height} /ColorSpace /DeviceGray "
+        f"/BitsPerComponent 8 /Length {len(pixels)}"
+    )
+    image = b"<< %s >>\nstream\n%s\nendstream" % (entries.encode(), pixels)
+    return drawn_pdf(["q 612 0 0 792 0 0 cm /Im1 Do Q", drawn("Typed.")], image=image)
+
+
 def _pdf_string(text: str) -> str:
     return text.replace("\\", r"\\").replace("(", r"\(").replace(")", r"\)")
 

@@ -9,20 +9,20 @@ from worker.engine.kernels.plan import Group, Plan, Span, Tail, plan
 PAGE = 128
 
 
-def covered(cut: Plan, arena: str, seat: int) -> list[int]:
-    """Every token of an arena's spans that a seat is shown, tails left out, in order."""
-    return sorted(
-        token
-        for start, tokens, first, seats, _, tail, *_ in cut.items[arena].tolist()
-        if tail < 0 and first <= seat < first + seats
-        for token in range(start, start + tokens)
-    )
+def covered(cut: Plan, arena: str, seat: int) -> list[tuple[int, int]]:
+    """Where the spans begin and end that a seat is shown in an arena, tails left out; what meets is one."""
+    spans: list[tuple[int, int]] = []
+    for start, tokens, first, seats, _, tail, *_ in sorted(cut.items[arena].tolist()):
+        if tail < 0 and first <= seat < first + seats:
+            begin = spans.pop()[0] if spans and spans[-1][1] == start else start
+            spans.append((begin, start + tokens))
+    return spans
 
 
 @pytest.mark.parametrize("pages", [1, 2, 7, 66, 67, 1_000])
 def test_a_span_is_covered_once_by_whole_pages(pages: int) -> None:
     cut = plan([Group([Span("fp8", 3 * PAGE, pages * PAGE)], [Tail(0, 10)])], {"exact": 9, "fp8": 66})
-    assert covered(cut, "fp8", 0) == list(range(3 * PAGE, (3 + pages) * PAGE))
+    assert covered(cut, "fp8", 0) == [(3 * PAGE, (3 + pages) * PAGE)]
     assert all(start % PAGE == tokens % PAGE == 0 for start, tokens, *_ in cut.items["fp8"].tolist())
 
 
@@ -52,7 +52,7 @@ def test_long_tails_of_many_seats_leave_the_document_most_programs(capacity: int
     cut = plan([Group([Span("exact", 0, 8_192 * PAGE)], tails)], {"exact": 66})
     of_tails = cut.items["exact"][:, 5] >= 0
     assert 48 <= (~of_tails).sum() <= 66
-    assert covered(cut, "exact", 7) == list(range(8_192 * PAGE))
+    assert covered(cut, "exact", 7) == [(0, 8_192 * PAGE)]
 
 
 def test_a_tail_is_covered_once_whatever_its_capacity() -> None:
@@ -66,7 +66,7 @@ def test_a_tail_is_covered_once_whatever_its_capacity() -> None:
 
 def test_the_exact_end_of_a_document_may_end_within_a_page() -> None:
     cut = plan([Group([Span("exact", 1_024, 1_000)], [Tail(0, 10)])], {"exact": 66})
-    assert covered(cut, "exact", 0) == list(range(1_024, 2_024))
+    assert covered(cut, "exact", 0) == [(1_024, 2_024)]
 
 
 def test_seats_on_one_document_share_its_items_and_keep_their_own_tails() -> None:

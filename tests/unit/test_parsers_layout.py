@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pypdfium2
 import pytest
 from data import documents
 from data.documents import drawn, drawn_pdf
@@ -12,7 +11,6 @@ from data.documents import drawn, drawn_pdf
 from parsers import Document, Limits, parse_in_process
 from parsers.layout import Box, Line
 from parsers.limits import DEFAULT_LIMITS
-from parsers.ocr import find
 from parsers.paragraphs import join
 
 ROWS = (("Item", "Due", "EUR"), ("Rent", "3rd", "900"), ("Heating", "1st", "80"), ("Water", "1st", "30"))
@@ -147,34 +145,8 @@ def test_bookmarks_are_sections_where_their_titles_stand(path: Path) -> None:
     assert (section.title, section.level, section.page, section.start) == ("Rent and Deposit", 1, 2, 11)
 
 
-def picture_of(text: str) -> bytes:
-    """The image of a page with some text, as an object of PDF."""
-    bitmap = pypdfium2.PdfDocument(documents.pdf([text]))[0].render(scale=2, grayscale=True)
-    buffer = bytes(bitmap.buffer)
-    starts = range(0, bitmap.height * bitmap.stride, bitmap.stride)
-    pixels = b"".join(buffer[start : start + bitmap.width] for start in starts)
-    entries = (
-        f"/Subtype /Image /Width {bitmap.width} /Height {bitmap.height} /ColorSpace /DeviceGray "
-        f"/BitsPerComponent 8 /Length {len(pixels)}"
-    )
-    return b"<< %s >>\nstream\n%s\nendstream" % (entries.encode(), pixels)
-
-
-SCAN = "q 612 0 0 792 0 0 cm /Im1 Do Q"
-
-
-@pytest.mark.skipif(find() is None, reason="Tesseract is not installed")
-def test_a_page_that_is_a_picture_is_recognised_and_told(path: Path) -> None:
-    content = drawn_pdf([SCAN, drawn("Typed.")], image=picture_of("The rent is due monthly.\n" + PROSE))
-    document = read(path, content)
-    assert document.pages[0].text == f"The rent is due monthly.\n{PROSE}"
-    assert document.ocr_pages == (1,)
-    assert "1 of 2 pages was recognised" in document.warnings[0]
-
-
 def test_pictures_that_nobody_reads_are_told(path: Path) -> None:
-    content = drawn_pdf([SCAN, drawn("Typed.")], image=picture_of("Rent"))
-    document = read(path, content, Limits(max_ocr_pages=0))
+    document = read(path, documents.scanned_pdf("Rent"), Limits(max_ocr_pages=0))
     assert document.blank_pages == [1]
     assert "1 of 2 pages are pictures and were not read" in document.warnings[0]
 

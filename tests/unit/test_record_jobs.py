@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from services import Doorbell, MovableClock
+from sqlalchemy import Engine
 from story import ERROR, OUTCOME, WORK, Story, question
 
 from jobs.errors import DocumentFailed, DocumentNotFound, IllegalMove, JobNotFound, QueueFull
@@ -11,10 +12,11 @@ from jobs.ledger import Progress
 from jobs.objects import Job
 from jobs.params import NewJob
 from jobs.queues import MODEL, READ
-from jobs.record import Record
+from jobs.record import Record, open_record
 from jobs.status import Kind, Phase, Status
 from jobs.sweep import Sweep
 from jobs.tables import JobRow
+from settings import Settings
 
 
 def test_a_job_on_a_ready_document_is_queued_and_rung(
@@ -115,11 +117,16 @@ def test_being_told_twice_that_a_document_is_ready_rings_once(
 # -- limits and places in the queue ------------------------------------------------------------------------
 
 
-def test_the_queue_takes_no_more_than_its_limit(record: Record, story: Story) -> None:
+def test_the_queue_takes_no_more_than_its_limit(
+    settings: Settings, ring: Doorbell, database_engine: Engine
+) -> None:
+    short = settings.model_copy(update={"max_queued": 3})
+    record = open_record(short, ring=ring, engine=database_engine)
+    story = Story(record)
     document = story.read_document()
-    record.ledger.add_batch(WORK, [document.id] * 599)
+    record.ledger.add_batch(WORK, [document.id] * 2)
     last = story.ask(document)
-    with pytest.raises(QueueFull, match="600"):
+    with pytest.raises(QueueFull, match="takes 3"):
         record.ledger.add(question(document))
     story.begin(last)
     story.ask(document)

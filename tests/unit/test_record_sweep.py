@@ -10,7 +10,7 @@ from jobs.idempotency import Key
 from jobs.queues import CPU, DELIVER, MODEL, PARSE, READ
 from jobs.record import Record
 from jobs.status import DeliveryStatus, DocumentStatus, Phase, Status
-from jobs.sweep import Sweep, Swept
+from jobs.sweep import BATCH, Sweep, Swept
 
 # -- messages ----------------------------------------------------------------------------------------------
 
@@ -59,7 +59,7 @@ def test_a_delivery_is_not_kept_waiting_by_a_long_queue_of_jobs(
     record: Record, story: Story, sweep: Sweep, ring: Doorbell, clock: MovableClock
 ) -> None:
     delivery = story.deliver()
-    record.ledger.add_batch(WORK, [story.read_document().id] * 600)
+    record.ledger.add_batch(WORK, [story.read_document().id] * BATCH)
     record.deliveries.missed(delivery, {"seconds": 1.0})
     clock.move(20)
     sweep.run()

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -19,25 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from extents import IDENTITY, PAGE, PAYLOAD, document, load, payload, save, stored
 
 from worker.engine.errors import SnapshotDamaged, SnapshotError
-from worker.engine.snapshots import Identity, SnapshotStore, chain, end_key
-
-IDENTITY = Identity(
-    model="tiny",
-    revision="1",
-    tokenizer="letters",
-    template="plain",
-    kv_format="int4",
-    kv_version=1,
-    dtype="bfloat16",
-    layers=2,
-    kv_heads=1,
-    dim=4,
-    layout=1,
-)
-PAGE = IDENTITY.page_tokens
-PAYLOAD = 5_000
+from worker.engine.snapshots import SnapshotStore, chain, end_key
 
 
 class Disk(NamedTuple):
@@ -76,38 +57,10 @@ def opened(tmp_path: Path) -> Iterator[Opening]:
         yield open_
 
 
-def document(seed: int, pages: int) -> list[int]:
-    return random.Random(seed).choices(range(150_000), k=pages * PAGE)
-
-
-def payload(seed: int, size: int = PAYLOAD) -> memoryview:
-    return memoryview(np.random.default_rng(seed).bytes(size))
-
-
-def save(store: SnapshotStore, keys: Sequence[bytes], start: int, stop: int, data: memoryview) -> bool:
-    """Whether it was taken and stored."""
-    told: list[bool] = []
-    taken = store.save(keys, start, stop, [data], told.append)
-    assert store.flush(30)
-    return taken and told == [True]
-
-
 def keep(store: SnapshotStore, keys: Sequence[bytes], pages: int = 2) -> None:
     """Store a whole chain, `pages` at once; every extent's payload is its place's own."""
     for start in range(0, len(keys), pages):
         assert save(store, keys, start, min(start + pages, len(keys)), payload(start))
-
-
-def stored(store: SnapshotStore, keys: Sequence[bytes]) -> int:
-    """How many pages of the chain are found."""
-    refs = store.find(keys)
-    return refs[-1].stop if refs else 0
-
-
-def load(store: SnapshotStore, keys: Sequence[bytes], number: int = 0, size: int = PAYLOAD) -> bytes:
-    data = bytearray(size)
-    store.load(store.find(keys)[number], [memoryview(data)])
-    return bytes(data)
 
 
 def extent_files(folder: Path) -> list[Path]:
@@ -498,70 +451,6 @@ def test_a_nearly_full_disk_is_left_alone_and_told_once(
     keys = chain(document(1, 1))
     assert [save(store, keys, 0, 1, payload(0)) for _ in range(3)] == [False] * 3
     assert caplog.text.count("there is no room") == 1
-
-
-FULL_DISK = """
-import resource, sys
-from test_snapshots import IDENTITY, SnapshotStore, chain, document, payload, save
-from pathlib import Path
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-store = SnapshotStore(Path(sys.argv[1]), identity=IDENTITY, capacity_bytes=1 << 40)
-keys = chain(document(1, 2))
-print(save(store, keys, 0, 1, payload(0, 300_000)), save(store, keys, 0, 1, payload(0)))
-"""
-
-
-def child(source: str, folder: Path) -> subprocess.Popen[str]:
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
-    environment = os.environ | {"PYTHONPATH": paths}
-    return subprocess.Popen(
-        [sys.executable, "-c", source, str(folder)], stdout=subprocess.PIPE, env=environment, text=True
-    )
-
-
-def test_a_disk_that_refuses_leaves_no_part_of_a_file_behind(tmp_path: Path) -> None:
-    output, _ = child(FULL_DISK, tmp_path).communicate(timeout=60)
-    assert output.split() == ["False", "True"]
-    assert [path.suffix for path in (tmp_path / IDENTITY.fingerprint.hex()).iterdir()].count(".kv") == 1
-    assert not list(tmp_path.rglob("*.tmp"))
-
-
-KILLED = """
-import sys, time
-from itertools import count
-from test_snapshots import IDENTITY, PAYLOAD, SnapshotStore, chain, document, payload
-from pathlib import Path
-uses = count(1)
-
-def clock():
-    if (use := next(uses)) == 3:
-        print("all but the name of the third extent is written", flush=True)
-        time.sleep(600)
-    return use
-
-store = SnapshotStore(Path(sys.argv[1]), identity=IDENTITY, capacity_bytes=1 << 40, writers=1, clock_ns=clock)
-keys = chain(document(1, 8))
-for start in range(0, 8, 2):
-    store.save(keys, start, start + 2, [payload(start)])
-time.sleep(600)
-"""
-
-
-def test_a_killed_writer_leaves_whole_extents_only(opened: Opening, tmp_path: Path) -> None:
-    writer = child(KILLED, tmp_path / "kv")
-    assert writer.stdout is not None
-    assert writer.stdout.readline()
-    assert len(list(tmp_path.rglob("*.tmp"))) == 1
-    opened()
-    assert len(list(tmp_path.rglob("*.tmp"))) == 1  # its writer lives
-    writer.send_signal(signal.SIGKILL)
-    writer.communicate(timeout=60)
-    store = opened()
-    keys = chain(document(1, 8))
-    assert not list(tmp_path.rglob("*.tmp"))
-    assert stored(store, keys) == 4
-    assert [load(store, keys, i) for i in range(2)] == [bytes(payload(start)) for start in (0, 2)]
-    assert store.check() == []
 
 
 def test_what_writers_of_other_identities_left_is_removed_too(opened: Opening, tmp_path: Path) -> None:
