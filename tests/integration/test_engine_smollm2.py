@@ -143,6 +143,11 @@ def test_added_tokens_that_are_not_flagged_special_stay_text_too(folder: Path) -
     assert codec.decode(ids) == "a<tool_call>b"
 
 
+def test_a_stop_token_that_the_tokenizer_does_not_know_is_no_hindrance(folder: Path) -> None:
+    codec = FastCodec(AutoTokenizer.from_pretrained(folder))
+    assert codec.grammar_vocabulary([2, 1_000_000]).eos_token == 2
+
+
 def test_prefix_and_suffix_join_to_what_the_template_renders(
     tokenizer: PromptTokenizer, folder: Path
 ) -> None:

@@ -48,4 +48,5 @@ class FastCodec:
         return text
 
     def grammar_vocabulary(self, stop_ids: Sequence[int]) -> LLTokenizer:
-        return LLTokenizer(self._spec, eos_token=list(stop_ids))
+        known = [token for token in stop_ids if self._template.id_to_token(token) is not None]
+        return LLTokenizer(self._spec, eos_token=known)  # a model may name others, too
