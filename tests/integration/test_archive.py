@@ -20,6 +20,7 @@ from worker.engine.archive import Archive
 from worker.engine.kv import ExactArena, Shape, put
 from worker.engine.page import PAGE
 from worker.engine.pool import Arenas, Lease, PagePool, Prefix, body_keys
+from worker.engine.runs import Run
 from worker.engine.snapshots import Identity, SnapshotStore
 from worker.engine.types import Format
 
@@ -211,13 +212,32 @@ def test_a_killed_read_is_continued_by_another_process(opened: Open, tmp_path: P
     assert_same_answer(after, alone)
 
 
+class Full(ExactArena):
+    """On a card without memory for copies, while `full`."""
+
+    full = False
+
+    def pages(self, run: Run) -> torch.Tensor:
+        self._check()
+        return super().pages(run)
+
+    def set_pages(self, run: Run, data: torch.Tensor) -> None:
+        self._check()
+        super().set_pages(run, data)
+
+    def _check(self) -> None:
+        if self.full:
+            torch.empty(1 << 60)  # more than any computer has
+
+
 class Shelf:
     """An archive, and the pool that it fills."""
 
     def __init__(self, folder: Path, *, extent_pages: int = 4, **options: Any) -> None:
         shape = Shape(layers=1, kv_heads=1, dim=8)
+        self.arena = Full(shape, 400, dtype=torch.float32)
         identity = Identity("m", "1", "t", "1", "exact", 1, "float32", shape.layers, 1, shape.dim, 1)
-        arenas = Arenas("exact", ExactArena(shape, 400, dtype=torch.float32))
+        arenas = Arenas("exact", self.arena)
         self.pool = PagePool(arenas)
         self.store = SnapshotStore(folder, identity=identity, **({"capacity_bytes": 1 << 30} | options))
         self.archive = Archive(self.store, self.pool, arenas, extent_pages=extent_pages, pinned=False)
@@ -291,6 +311,35 @@ def test_what_others_see_already_is_not_fetched_over_it(shelf: Callable[..., She
     assert fetched.pages[:6] == seen.pages[:6]
     assert values(seen) == {2.0}
     assert values(fetched) == {1.0, 2.0}
+
+
+def test_what_memory_is_missing_for_is_stored_with_the_next_use(shelf: Callable[..., Shelf]) -> None:
+    ids = document(2_000)
+    first = shelf()
+    first.arena.full = True
+    prefix = first.read(ids, 1.0)
+    first.store_all()
+    assert prefix.kept == 0
+    first.arena.full = False
+    first.archive.keep(prefix)
+    first.store_all()
+    assert values(shelf().fetch(ids)) == {1.0}
+
+
+def test_where_memory_is_missing_for_a_part_the_rest_is_read_anew(shelf: Callable[..., Shelf]) -> None:
+    ids = document(3_000)
+    first = shelf()
+    first.read(ids, 1.0)
+    first.store_all()
+    second = shelf()
+    _, prefix = second.acquire(ids)
+    fetched = second.archive.fetch(prefix)
+    second.arena.full = True
+    with pytest.raises(RuntimeError):
+        second.archive.fetch(prefix)
+    second.arena.full = False
+    assert second.archive.fetch(prefix) == 0
+    assert prefix.read == fetched == 4 * PAGE
 
 
 def test_parts_larger_than_ones_own_are_read_anew_and_left_to_others(

@@ -125,6 +125,7 @@ class Archive:
             return 0
         except RuntimeError:  # the card lacks memory for it, and without it what follows is of no use
             self._give_up(fetching)
+            self._drain()
             raise
         finally:
             self._rooms.put(room)
@@ -174,14 +175,31 @@ class Archive:
             return False
         if not self._store.wait_for_room(self._room_bytes, wait_s) or (room := self._room(wait_s)) is None:
             return wait_s > 0 and self._rooms_most > 0
+        try:
+            size = self._fill(room, prefix, start, stop)
+        except RuntimeError as exc:  # the card lacks memory for a few pages more
+            logger.warning("A part of what is read is not stored for later: %s", exc)
+            self._drain()
+            self._rooms.put(room)
+            self._keeping = [other for other in self._keeping if other is not prefix]
+            return False
+        event = torch.cuda.current_stream().record_event() if self._pinned else None
+        self._copying = _Copying(prefix, start, stop, room, size, event)
+        return True
+
+    def _fill(self, room: Tensor, prefix: Prefix, start: int, stop: int) -> int:
+        """Begin to copy those members; how many bytes they take."""
         size = 0
         for arena, run in _runs(prefix, start, stop):
             data = room[size : size + run.pages * arena.page_bytes]
             data.copy_(arena.pages(run).flatten(), non_blocking=True)
             size += len(data)
-        event = torch.cuda.current_stream().record_event() if self._pinned else None
-        self._copying = _Copying(prefix, start, stop, room, size, event)
-        return True
+        return size
+
+    def _drain(self) -> None:
+        """Wait until nothing is copied to or from rooms any more."""
+        if self._pinned:
+            torch.cuda.current_stream().synchronize()
 
     def _place(self, prefix: Prefix, ref: ExtentRef, room: Tensor) -> int:
         """Copy what was loaded to where it belongs, but for pages that were read: others may see them."""
@@ -192,8 +210,7 @@ class Archive:
             data = room[position : position + run.pages * arena.page_bytes]
             arena.set_pages(run, data.view(run.pages, -1))
             position += len(data)
-        if self._pinned:
-            torch.cuda.current_stream().synchronize()  # `room` is filled again
+        self._drain()  # `room` is filled again
         end = len(prefix.ids) if ref.stop > len(prefix.pages) else ref.stop * PAGE
         self._pool.advance(prefix, end - before)
         return end - before
