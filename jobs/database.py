@@ -142,6 +142,11 @@ class Database:
         if not after:
             session.info.setdefault("rings", []).append((task, queue, subject_id))
 
+    def redirect(self, session: Session, message: OutboxRow, queue: str) -> None:
+        """Ring a message once more, in another queue; it keeps its place in the outbox."""
+        message.queue, message.rung_at = queue, self.clock()
+        session.info.setdefault("rings", []).append((message.task, queue, message.subject_id))
+
     def take(self, session: Session, subject_id: str) -> bool:
         """Take what was rung about a piece of work out of the outbox; False if nobody rang for it."""
         rung = delete(OutboxRow).where(OutboxRow.subject_id == subject_id, OutboxRow.rung_at.is_not(None))

@@ -28,6 +28,13 @@ def claim(
 ) -> Leased | None:
     """Take a queued row for `seconds`; None if it is not there to be taken (a late or doubled message)."""
     row = session.get(table, subject_id, with_for_update=True)
+    return taken(database, session, row, subject_id, seconds)
+
+
+def taken(
+    database: Database, session: Session, row: Leased | None, subject_id: str, seconds: float
+) -> Leased | None:
+    """`claim` of a row that was looked for and is locked already."""
     if not database.take(session, subject_id) or row is None or row.status != "queued":
         return None
     row.status = "in_progress"

@@ -8,7 +8,7 @@ from datetime import timedelta
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from jobs.database import Database
@@ -17,13 +17,14 @@ from jobs.documents import Documents
 from jobs.errors import BatchNotFound, DocumentFailed, IllegalMove, JobNotFound, QueueFull
 from jobs.idempotency import Key, once
 from jobs.ids import new_id
-from jobs.lease import claim, held, hold
+from jobs.lease import held, hold, taken
 from jobs.page import Page, page_of
 from jobs.params import NewJob, Work
 from jobs.placement import best
 from jobs.queues import MODEL, READ, own_queue
 from jobs.status import MOVES, UNFINISHED, UNSUCCESSFUL, DocumentStatus, Phase, Status
 from jobs.tables import BatchRow, DocumentRow, JobDocumentRow, JobRow, OutboxRow
+from jobs.workers import ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,9 +306,10 @@ class Ledger:
     def claim(self, job_id: str, *, worker_id: str) -> JobRow | None:
         """Take a queued job; None if it is not there to be taken, or is passed on to a better worker."""
         with self._database.transaction() as session:
-            if self._passed_on(session, job_id, worker_id):
+            row = session.get(JobRow, job_id, with_for_update=True)
+            if row is not None and self._passed_on(session, row, worker_id):
                 return None
-            job = claim(self._database, session, JobRow, job_id, self._lease_s)
+            job = taken(self._database, session, row, job_id, self._lease_s)
             if job is None:
                 return None
             if job.expires_at <= self._database.clock():
@@ -319,18 +321,19 @@ class Ledger:
             job.version += 1
             return job
 
-    def _passed_on(self, session: Session, job_id: str, worker_id: str) -> bool:
-        """What was rung for all may be rung once more, for one; that one takes it."""
-        job = session.get(JobRow, job_id, with_for_update=True)
-        for_all = exists().where(OutboxRow.subject_id == job_id, OutboxRow.queue == MODEL)
-        if job is None or not session.scalar(select(for_all)):
-            return False
+    def _passed_on(self, session: Session, job: JobRow, worker_id: str) -> bool:
+        """Whether it is rung for at a better worker now. What was rung for again is kept by who takes it."""
         now = self._database.clock()
+        if not any(worker.id != worker_id for worker in ready(session, now)):
+            return False
+        first = OutboxRow.queue == MODEL, OutboxRow.rung_at == OutboxRow.due_at
+        message = session.scalar(select(OutboxRow).where(OutboxRow.subject_id == job.id, *first))
+        if message is None:
+            return False
         better = best(session, job, seats=self._jobs_per_card, now=now, asking=worker_id)
         if better is None or better == worker_id:
             return False
-        self._database.drop(session, job_id)
-        self._database.post(session, READ, own_queue(better), job_id)
+        self._database.redirect(session, message, own_queue(better))
         return True
 
     def beat(self, row: JobRow, progress: Progress) -> bool:
@@ -404,11 +407,14 @@ class Ledger:
         else:
             self._requeue(session, job)
 
-    def queue_again(self, session: Session, job_id: str) -> str:
-        """Where to ring for a job that nobody took: some worker holds the message and has no seat free."""
+    def free_queue(self, session: Session, job_id: str) -> str | None:
+        """Where to ring for a job that nobody took, as some worker holds the message and has no seat free.
+
+        None where no other has one.
+        """
         job = session.get(JobRow, job_id)
         free = job and best(session, job, seats=self._jobs_per_card, now=self._database.clock())
-        return own_queue(free) if free else MODEL
+        return own_queue(free) if free else None
 
     def expire(self, session: Session, job: JobRow) -> None:
         """Nobody got to the job in time."""

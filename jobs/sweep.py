@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import Select, and_, delete, exists, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, and_, delete, exists, or_, select
 
 from jobs.database import Database, Ring
 from jobs.deliveries import Deliveries
@@ -147,23 +146,25 @@ class Sweep:
             )
 
     def _call_back(self) -> None:
-        """What was meant for a worker that is gone is for all again."""
+        """What was meant for a worker that is gone, or does not take it, is for all again."""
+        now = self._database.clock()
         with self._database.transaction() as session:
-            session.execute(
-                update(OutboxRow)
-                .where(OutboxRow.task == READ, OutboxRow.queue.not_in([MODEL, *self._own_queues(session)]))
-                .values(queue=MODEL, rung_at=None)
+            own = [own_queue(worker.id) for worker in ready(session, now)]
+            unheard = OutboxRow.rung_at < now - timedelta(seconds=self._ring_again_s)
+            rows = session.scalars(
+                select(OutboxRow)
+                .where(OutboxRow.task == READ, OutboxRow.queue != MODEL)
+                .where(or_(OutboxRow.queue.not_in(own), unheard))
+                .limit(BATCH)
+                .with_for_update(skip_locked=True)
             )
-
-    def _own_queues(self, session: Session) -> list[str]:
-        return [own_queue(worker.id) for worker in ready(session, self._database.clock())]
+            for row in rows:
+                row.queue, row.rung_at = MODEL, None
 
     def _ring_again(self) -> int:
         """Ring what became due, and, where the queue is empty, what was rung and not answered."""
         now = self._database.clock()
-        with self._database.reading() as session:
-            queues = [CPU, MODEL, *self._own_queues(session)]
-        empty = [queue for queue in queues if not self._waiting(queue)]
+        empty = [queue for queue in (CPU, MODEL) if not self._waiting(queue)]
         due = and_(OutboxRow.rung_at.is_(None), OutboxRow.due_at <= now)
         unheard = and_(
             OutboxRow.rung_at < now - timedelta(seconds=self._ring_again_s), OutboxRow.queue.in_(empty)
@@ -176,9 +177,13 @@ class Sweep:
                 .limit(BATCH)
                 .with_for_update(skip_locked=True)
             ).all()
+            free: str | None = MODEL
             for row in rows:
-                if row.queue == MODEL and row.rung_at:
-                    row.queue = self._ledger.queue_again(session, row.subject_id)
+                if (
+                    row.queue == MODEL and row.rung_at and free
+                ):  # once there is no seat, there is none for others
+                    free = self._ledger.free_queue(session, row.subject_id)
+                    row.queue = free or MODEL
                 row.rung_at = now
         for row in rows:
             self._ring(row.task, row.queue, row.subject_id)

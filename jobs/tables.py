@@ -120,10 +120,11 @@ class JobDocumentRow(Base):
     """Which documents a job reads, in order."""
 
     __tablename__ = "job_documents"
+    __table_args__ = (Index("ix_job_documents_document_id_job_id", "document_id", "job_id"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
-    document_id: Mapped[str] = mapped_column(ForeignKey("documents.id"), index=True)
+    document_id: Mapped[str] = mapped_column(ForeignKey("documents.id"))
 
 
 class BatchRow(Base):

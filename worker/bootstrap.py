@@ -62,14 +62,16 @@ class ModelWorker:
         threading.Thread(target=self._keep_saying, args=(every_s,), name="announce", daemon=True).start()
 
     def stop(self) -> None:
-        """Give running jobs back to the queue; the record stays open for them to do so."""
+        """Give running jobs back to the queue, for others; the record stays open for them to do so."""
         self._stopped.set()
-        self.engine.close()
+        try:
+            self.record.workers.gone(self.worker_id)
+        finally:
+            self.engine.close()
 
     def close(self) -> None:
         """Say goodbye and let go of the database."""
         self.stop()
-        self.record.workers.gone(self.worker_id)
         self.record.close()
 
     def _say(self) -> None:

@@ -90,7 +90,8 @@ def _build(instance: Any, **_: Any) -> None:
             services.cpu = cpu_worker(settings, ring=doorbell, waiting=doorbell.waiting)
         if MODEL in queues:
             services.model = model_worker(settings, ring=doorbell)
-            instance.app.amqp.queues.select_add(own_queue(services.model.worker_id))
+            # What is meant for this worker is taken first.
+            instance.app.amqp.queues.select([own_queue(services.model.worker_id), *queues])
             services.model.announce()
     except Exception as exc:  # Celery would log it and go on without
         log.critical("worker_not_built", exc_info=True)

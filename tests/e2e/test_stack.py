@@ -203,6 +203,10 @@ def test_a_document_stays_with_one_of_two_cards(tmp_path: Path) -> None:
                 for document in documents:
                     cards = client.quote(Kind.ASK, [document], params=QUESTION)["workers"]
                     assert sorted(card["already_read"] for card in cards) == [False, True]
+                batch = client.create_batch(Kind.ASK, 50 * documents, params=QUESTION)["id"]
+                assert until(lambda: client.batch(batch)["status"] == "finished")
+                started = [job["started_at"] or "" for job in client.jobs(batch_id=batch)]  # newest first
+                assert max(started[-10:]) < min(started[:50])  # what is passed on is not taken last
         finally:
             server.terminate()
 

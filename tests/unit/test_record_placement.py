@@ -125,13 +125,45 @@ def test_a_job_that_a_busy_worker_sits_on_is_rung_for_at_an_idle_one(
     assert ring.take() == [(READ, own_queue("card-1"), job.id)]
 
 
-def test_a_lost_message_to_one_worker_is_rung_again(
-    sweep: Sweep, ring: Doorbell, clock: MovableClock, promised: JobRow
+def test_what_a_worker_does_not_take_is_for_all_again_and_kept_by_who_takes_it(
+    record: Record, sweep: Sweep, ring: Doorbell, clock: MovableClock, promised: JobRow
 ) -> None:
     ring.take()
     clock.move(16)
     assert sweep.run().rung == 1
-    assert ring.take() == [(READ, own_queue("card-1"), promised.id)]
+    assert ring.take() == [(READ, MODEL, promised.id)]
+    assert record.ledger.claim(promised.id, worker_id="card-0")
+
+
+def test_a_job_passed_on_keeps_its_place_in_the_queue(
+    record: Record, story: Story, document: DocumentRow
+) -> None:
+    first, second = story.ask(document), story.ask(document)
+    assert record.ledger.claim(first.id, worker_id="card-0") is None
+    assert [record.ledger.queue_position(job) for job in (first, second)] == [1, 2]
+
+
+def test_promises_count_as_jobs_so_that_no_worker_gets_more_than_its_seats(
+    record: Record, story: Story, settings: Settings, document: DocumentRow
+) -> None:
+    jobs = [story.ask(document) for _ in range(settings.jobs_per_card + 1)]
+    *promised, last = (record.ledger.claim(job.id, worker_id="card-0") for job in jobs)
+    assert promised == [None] * settings.jobs_per_card
+    assert last
+
+
+def test_a_full_worker_passes_on_what_an_idle_one_could_take(
+    record: Record, story: Story, settings: Settings, document: DocumentRow
+) -> None:
+    for _ in range(settings.jobs_per_card):
+        assert record.ledger.claim(story.ask(document).id, worker_id="card-1")
+    assert record.ledger.claim(story.ask(document).id, worker_id="card-1") is None
+
+
+def test_a_read_that_failed_leaves_nothing_to_follow(record: Record, story: Story, cards: None) -> None:
+    document = story.read_document()
+    record.ledger.end(story.begin(story.ask(document), worker="card-1"), Status.FAILED)
+    assert record.ledger.claim(story.ask(document).id, worker_id="card-0")
 
 
 def test_a_job_passed_on_can_be_cancelled(record: Record, promised: JobRow) -> None:
