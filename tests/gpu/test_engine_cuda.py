@@ -86,6 +86,8 @@ def test_fast_kernels_are_right_beyond_65536_keys_with_four_kv_heads() -> None:
 
 def test_flash_attention_4_is_taken_where_it_is_installed() -> None:
     pytest.importorskip("flash_attn.cute")
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("needs a Hopper card")
     chosen = select(torch.device("cuda"), torch.bfloat16, heads=32, kv_heads=4, dim=128)
     assert chosen.many.__name__ == "_flash4"
 
@@ -188,7 +190,7 @@ def test_a_question_sees_packed_pages_in_place_as_it_would_see_them_unpacked(
         seat = desk.seat(document(20_000), 5)
         assert isinstance(desk.arenas.packed, PackedArena)
         straight = packed_attention.select(desk.arenas.packed, decoder.shape, decoder.heads)
-        for tokens in (1, 8, 9, 70):
+        for tokens in (1, 8, 9, 31):
             question, past = document(tokens, seed=4), [*seat.before, seat.tail.part(0, 5)]
             read = []
             for packed in (straight, None):

@@ -157,7 +157,10 @@ def _check_packing(decoder: Decoder, format: PackedFormat) -> None:
 
 
 def _see_in_place(decoder: Decoder, arenas: Arenas) -> None:
-    if not isinstance(arenas.packed, PackedArena) or decoder.device.type == "cpu":
+    if not isinstance(arenas.packed, PackedArena) or (decoder.device.type, decoder.dtype) != (
+        "cuda",
+        torch.bfloat16,
+    ):
         return
     try:
         from worker.engine import packed_attention  # needs Triton

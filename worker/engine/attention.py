@@ -163,11 +163,12 @@ class Attention:
     def split(self, past: Sequence[Span], queries: int) -> tuple[PackedPast | None, list[Span]]:
         """What so many queries see where it stands, and the rest, which comes to them in pieces."""
         packed = self.packed
-        if packed is None or queries > packed.most_queries:
+        straight = (
+            packed.past([span for span in past if span.arena is packed.arena], queries) if packed else None
+        )
+        if packed is None or straight is None:
             return None, list(past)
-        ours = [span for span in past if span.arena is packed.arena]
-        rest = [span for span in past if span.arena is not packed.arena]
-        return (packed.past(ours) if ours else None), rest
+        return straight, [span for span in past if span.arena is not packed.arena]
 
     def read(
         self,
@@ -211,10 +212,10 @@ class Attention:
 
     def warm_up(self, chunk: int, heads: int, piece: KeysValues) -> None:
         """Have the kernels plan for a chunk over `piece` and its halves, and compile all ways to merge."""
+        if not piece[0].is_cuda:
+            return
         keys, values = (x.zero_() for x in piece)
         q = keys.new_zeros(1, heads, chunk, keys.shape[-1])
-        if not q.is_cuda:
-            return
         sizes = [keys.shape[2]]
         while sizes[-1] > chunk or len(sizes) < 2 * _MERGED_AT_ONCE - 2:
             sizes.append(max(chunk, sizes[-1] // 2))
@@ -261,7 +262,7 @@ def kernels(device: torch.device) -> list[Kernel]:
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package that it would be in
+    except ImportError:  # the package that it would be in is not there, or broken
         return False
 
 

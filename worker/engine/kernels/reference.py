@@ -50,15 +50,11 @@ def attend_packed(
         parts[shared, part], parts_lse[shared, part] = output.float(), lse.float()
 
 
-def merge(
-    parts: Tensor, parts_lse: Tensor, part_counts: Tensor, out: Tensor, out_lse: Tensor | None = None
-) -> None:
-    """As `decode.merge`."""
+def merge(parts: Tensor, parts_lse: Tensor, part_counts: Tensor, out: Tensor) -> None:
+    """As `decode.merge`, without log-sum-exp."""
     for seat, count in enumerate(part_counts.tolist()):
         weights = parts_lse[seat, :count].double().softmax(0).nan_to_num()[..., None]
         out[seat] = (weights * parts[seat, :count].double()).sum(0)
-        if out_lse is not None:
-            out_lse[seat] = parts_lse[seat, :count].logsumexp(0)
 
 
 def append(k: Tensor, v: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
