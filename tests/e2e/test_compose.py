@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -123,7 +124,8 @@ def test_every_command_starts_and_gets_healthy(services: dict[str, Any], environ
 
 @contextlib.contextmanager
 def started(command: str, environment: dict[str, str]) -> Iterator[None]:
-    """A service's command, in a process group of its own."""
+    """A service's command, with the defaults that it names, in a process group of its own."""
+    command = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: environment.get(found[1], found[2]), command)
     process = subprocess.Popen(shlex.split(command), cwd=ROOT, env=environment, process_group=0)
     try:
         yield
