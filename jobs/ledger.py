@@ -8,7 +8,7 @@ from datetime import timedelta
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from jobs.database import Database
@@ -23,8 +23,7 @@ from jobs.params import NewJob, Work
 from jobs.placement import best
 from jobs.queues import MODEL, READ, own_queue
 from jobs.status import MOVES, UNFINISHED, UNSUCCESSFUL, DocumentStatus, Phase, Status
-from jobs.tables import BatchRow, DocumentRow, JobDocumentRow, JobRow, OutboxRow
-from jobs.workers import ready
+from jobs.tables import BatchRow, DocumentRow, JobDocumentRow, JobRow, OutboxRow, WorkerRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,8 +305,10 @@ class Ledger:
     def claim(self, job_id: str, *, worker_id: str) -> JobRow | None:
         """Take a queued job; None if it is not there to be taken, or is passed on to a better worker."""
         with self._database.transaction() as session:
-            row = session.get(JobRow, job_id, with_for_update=True)
-            if row is not None and self._passed_on(session, row, worker_id):
+            others = exists().where(WorkerRow.id != worker_id)
+            locked = select(JobRow, others).where(JobRow.id == job_id).with_for_update(of=JobRow)
+            row, choice = session.execute(locked).one_or_none() or (None, False)
+            if row is not None and choice and self._passed_on(session, row, worker_id):
                 return None
             job = taken(self._database, session, row, job_id, self._lease_s)
             if job is None:
@@ -323,14 +324,11 @@ class Ledger:
 
     def _passed_on(self, session: Session, job: JobRow, worker_id: str) -> bool:
         """Whether it is rung for at a better worker now. What was rung for again is kept by who takes it."""
-        now = self._database.clock()
-        if not any(worker.id != worker_id for worker in ready(session, now)):
-            return False
         first = OutboxRow.queue == MODEL, OutboxRow.rung_at == OutboxRow.due_at
         message = session.scalar(select(OutboxRow).where(OutboxRow.subject_id == job.id, *first))
         if message is None:
             return False
-        better = best(session, job, seats=self._jobs_per_card, now=now, asking=worker_id)
+        better = best(session, job, seats=self._jobs_per_card, now=self._database.clock(), asking=worker_id)
         if better is None or better == worker_id:
             return False
         self._database.redirect(session, message, own_queue(better))
