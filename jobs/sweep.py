@@ -20,6 +20,8 @@ from jobs.workers import GONE_AFTER_S, ready
 
 #: Rows a sweep handles of each kind; what is left comes with the next.
 BATCH = 500
+#: A worker that lives and has a seat free takes what is meant for it within this.
+PROMISED_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class Sweep:
         now = self._database.clock()
         with self._database.transaction() as session:
             own = [own_queue(worker.id) for worker in ready(session, now)]
-            unheard = OutboxRow.rung_at < now - timedelta(seconds=self._ring_again_s)
+            unheard = OutboxRow.rung_at < now - timedelta(seconds=PROMISED_S)
             rows = session.scalars(
                 select(OutboxRow)
                 .where(OutboxRow.task == READ, OutboxRow.queue != MODEL)

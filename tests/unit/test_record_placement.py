@@ -129,7 +129,7 @@ def test_what_a_worker_does_not_take_is_for_all_again_and_kept_by_who_takes_it(
     record: Record, sweep: Sweep, ring: Doorbell, clock: MovableClock, promised: JobRow
 ) -> None:
     ring.take()
-    clock.move(16)
+    clock.move(6)
     assert sweep.run().rung == 1
     assert ring.take() == [(READ, MODEL, promised.id)]
     assert record.ledger.claim(promised.id, worker_id="card-0")
