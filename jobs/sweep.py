@@ -179,11 +179,9 @@ class Sweep:
                 .limit(BATCH)
                 .with_for_update(skip_locked=True)
             ).all()
-            free: str | None = MODEL
+            free: str | None = MODEL  # None: there is no seat for one, so for none of the rest
             for row in rows:
-                if (
-                    row.queue == MODEL and row.rung_at and free
-                ):  # once there is no seat, there is none for others
+                if free and row.queue == MODEL and row.rung_at:
                     free = self._ledger.free_queue(session, row.subject_id)
                     row.queue = free or MODEL
                 row.rung_at = now

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import extents
 import pytest
 import torch
 from torch import Tensor
 
 from worker.engine.errors import SnapshotDamaged
-from worker.engine.snapshots import Identity, SnapshotStore, chain
+from worker.engine.snapshots import SnapshotStore, chain
 
 LAYERS, PAGES, KV_HEADS, DIM = 3, 8, 2, 16
-IDENTITY = Identity(
-    model="tiny",
-    revision="1",
-    tokenizer="letters",
-    template="plain",
-    kv_format="int4",
-    kv_version=1,
-    dtype="bfloat16",
-    layers=LAYERS,
-    kv_heads=KV_HEADS,
-    dim=DIM,
-    layout=1,
-)
+IDENTITY = replace(extents.IDENTITY, layers=LAYERS, kv_heads=KV_HEADS, dim=DIM)
 
 
 def arena() -> tuple[Tensor, Tensor]:

@@ -157,10 +157,8 @@ def _check_packing(decoder: Decoder, format: PackedFormat) -> None:
 
 
 def _see_in_place(decoder: Decoder, arenas: Arenas) -> None:
-    if not isinstance(arenas.packed, PackedArena) or (decoder.device.type, decoder.dtype) != (
-        "cuda",
-        torch.bfloat16,
-    ):
+    possible = decoder.device.type == "cuda" and decoder.dtype == torch.bfloat16
+    if not possible or not isinstance(arenas.packed, PackedArena):
         return
     try:
         from worker.engine import packed_attention  # needs Triton

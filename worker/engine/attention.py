@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -84,18 +84,20 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple
 def _flash3(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     from flash_attn_interface import flash_attn_func
 
-    output, lse = flash_attn_func(
-        *(x.transpose(1, 2) for x in (q, k, v)), softmax_scale=scale, causal=causal, return_attn_probs=True
-    )
-    return output.transpose(1, 2), lse
+    return _tokens_first(flash_attn_func, q, k, v, softmax_scale=scale, causal=causal, return_attn_probs=True)
 
 
 def _flash4(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     from flash_attn.cute import flash_attn_func
 
-    output, lse = flash_attn_func(
-        *(x.transpose(1, 2) for x in (q, k, v)), softmax_scale=scale, causal=causal, return_lse=True
-    )
+    return _tokens_first(flash_attn_func, q, k, v, softmax_scale=scale, causal=causal, return_lse=True)
+
+
+def _tokens_first(
+    kernel: Callable[..., tuple[Tensor, Tensor]], q: Tensor, k: Tensor, v: Tensor, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """For kernels that take and give (1, tokens, heads, dim)."""
+    output, lse = kernel(*(x.transpose(1, 2) for x in (q, k, v)), **options)
     return output.transpose(1, 2), lse
 
 
@@ -162,11 +164,10 @@ class Attention:
 
     def split(self, past: Sequence[Span], queries: int) -> tuple[PackedPast | None, list[Span]]:
         """What so many queries see where it stands, and the rest, which comes to them in pieces."""
-        packed = self.packed
-        straight = (
-            packed.past([span for span in past if span.arena is packed.arena], queries) if packed else None
-        )
-        if packed is None or straight is None:
+        if (packed := self.packed) is None:
+            return None, list(past)
+        straight = packed.past([span for span in past if span.arena is packed.arena], queries)
+        if straight is None:
             return None, list(past)
         return straight, [span for span in past if span.arena is not packed.arena]
 
