@@ -110,6 +110,22 @@ def test_a_payload_may_be_cut_otherwise_when_it_is_loaded(opened: Opening) -> No
     assert b"".join(array.tobytes() for array in into) == bytes(data)
 
 
+def test_what_is_still_being_filled_is_written_when_it_is_full(opened: Opening) -> None:
+    store, keys, buffer = opened(), chain(document(1, 1)), np.zeros(PAYLOAD, np.uint8)
+    asked, full = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        asked.set()
+        assert full.wait(30)
+
+    assert store.save(keys, 0, 1, [buffer.data], wait_until_filled=wait)
+    assert asked.wait(30)
+    buffer[:] = 7
+    full.set()
+    assert store.flush(30)
+    assert load(store, keys, 0) == bytes(buffer)
+
+
 def test_a_block_in_two_thousand_pieces_is_stored_and_loaded(opened: Opening) -> None:
     keys, data = chain(document(1, 1)), payload(1, 2_000)
     store = opened()

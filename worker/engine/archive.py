@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -36,18 +36,6 @@ _PAGES_AT_ONCE = 16  # their copy on the card is small beside what it holds anyw
 
 
 @dataclass(slots=True, eq=False)
-class _Copying:
-    """Pages on their way from an arena to the store."""
-
-    prefix: Prefix
-    start: int
-    stop: int
-    room: Tensor
-    size: int
-    done: torch.cuda.Event | None
-
-
-@dataclass(slots=True, eq=False)
 class _Fetching:
     """A prefix on its way from the store to the arenas."""
 
@@ -70,7 +58,6 @@ class Archive:
         self._room_bytes = extent_pages * arenas.body.page_bytes + 3 * arenas.exact.page_bytes
         self._pinned = pinned
         self._keeping: list[Prefix] = []
-        self._copying: _Copying | None = None
         self._fetching: dict[Prefix, _Fetching] = {}
         self._rooms: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
         self._rooms_made, self._rooms_most = 0, _LOADED_AHEAD + 1
@@ -92,12 +79,10 @@ class Archive:
         `patient`: wait a moment for memory that is still being written to the disk.
         """
         self._forget_unwanted()
-        if self._copying is not None:
-            self._hand_over(self._copying)
         self._keeping = [
             prefix for prefix in self._keeping if prefix.held and prefix.kept < len(prefix.members)
         ]
-        return any(self._copy(prefix, _PATIENCE_S if patient else 0) for prefix in self._keeping)
+        return any(self._store_next(prefix, _PATIENCE_S if patient else 0) for prefix in self._keeping)
 
     def fetch(self, prefix: Prefix) -> int:
         """Bring the next stored part of an incomplete prefix; how many tokens, 0 when nothing is stored."""
@@ -130,43 +115,13 @@ class Archive:
         finally:
             self._rooms.put(room)
 
-    def forget(self, owners: Collection[str]) -> None:
-        """Drop what is of one of `owners` and on its way to the store."""
-        copying = self._copying
-        if copying is not None and not copying.prefix.owners.isdisjoint(owners):
-            self._copying = None
-            if copying.done is not None:
-                copying.done.synchronize()
-            self._rooms.put(copying.room)
-
     def close(self) -> None:
         """Store what is on its way."""
-        if self._copying is not None:
-            self._hand_over(self._copying)
         self._loaders.shutdown()
         self._store.close()
 
-    def _hand_over(self, copying: _Copying) -> None:
-        if copying.done is not None:
-            copying.done.synchronize()
-        self._copying = None
-        prefix, room = copying.prefix, copying.room
-
-        def done(stored: bool) -> None:
-            self._rooms.put(room)
-
-        data = _bytes(room, copying.size)
-        if copying.start == prefix.kept and self._store.save(
-            prefix.members, copying.start, copying.stop, [data], done, owners=prefix.owners
-        ):
-            prefix.kept = copying.stop
-        else:
-            self._rooms.put(room)
-            # The pages before these are not stored.
-            self._keeping = [other for other in self._keeping if other is not prefix]
-
-    def _copy(self, prefix: Prefix, wait_s: float) -> bool:
-        """Start to copy the next extent, if it is read, as soon as there is room for it."""
+    def _store_next(self, prefix: Prefix, wait_s: float) -> bool:
+        """Hand over the next extent, if it is read, as soon as there is room; it may still be copied."""
         start, pages = prefix.kept, len(prefix.pages)
         stop = min((start // self._extent_pages + 1) * self._extent_pages, pages)
         if stop == pages and prefix.complete:
@@ -181,11 +136,25 @@ class Archive:
             logger.warning("A part of what is read is not stored for later: %s", exc)
             self._drain()
             self._rooms.put(room)
-            self._keeping = [other for other in self._keeping if other is not prefix]
+            self._give_up_storing(prefix)
             return False
-        event = torch.cuda.current_stream().record_event() if self._pinned else None
-        self._copying = _Copying(prefix, start, stop, room, size, event)
+        wait, data = self._waiter(), [_bytes(room, size)]
+
+        def done(stored: bool) -> None:
+            wait()
+            self._rooms.put(room)
+
+        if not self._store.save(
+            prefix.members, start, stop, data, done, wait_until_filled=wait, owners=prefix.owners
+        ):
+            done(stored=False)
+            self._give_up_storing(prefix)  # the pages before these are not stored
+            return False
+        prefix.kept = stop
         return True
+
+    def _give_up_storing(self, prefix: Prefix) -> None:
+        self._keeping = [other for other in self._keeping if other is not prefix]
 
     def _fill(self, room: Tensor, prefix: Prefix, start: int, stop: int) -> int:
         """Begin to copy those members; how many bytes they take."""
@@ -195,6 +164,10 @@ class Archive:
             data.copy_(arena.pages(run).flatten(), non_blocking=True)
             size += len(data)
         return size
+
+    def _waiter(self) -> Callable[[], object]:
+        """Waits, on any thread, for what is being copied now."""
+        return torch.cuda.current_stream().record_event().synchronize if self._pinned else lambda: None
 
     def _drain(self) -> None:
         """Wait until nothing is copied to or from rooms any more."""

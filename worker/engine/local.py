@@ -245,9 +245,9 @@ class LocalEngine:
     def _drop_forgotten(self) -> None:
         with self._changed:
             forgotten, self._forgotten = self._forgotten, set()
-        if self.archive is not None:
-            self.archive.forget(forgotten)
         self.pool.forget(forgotten)
+        if forgotten and self._snapshots is not None:
+            self._snapshots.forget(forgotten)  # once more: what was handed over meanwhile
 
     def _admit(self) -> None:
         passed: list[Task] = []

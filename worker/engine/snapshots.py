@@ -111,6 +111,7 @@ class _Job:
 
     extent: Extent
     buffers: Sequence[memoryview]
+    wait_until_filled: Callable[[], object]
     on_done: Callable[[bool], None]
     writing: bool = False  #: taken from the queue and not yet in the index
     cancelled: bool = False
@@ -221,14 +222,16 @@ class SnapshotStore:
         buffers: Sequence[memoryview],
         on_done: Callable[[bool], None] = lambda stored: None,
         *,
+        wait_until_filled: Callable[[], object] = lambda: None,
         owners: frozenset[str] = frozenset(),
     ) -> bool:
         """Have pages `start` to `stop` (exclusive) of `chain` stored; never waits for the disk.
 
         False: not taken, because the queue is full, these pages are in it already, or the page before `start`
         is neither stored nor queued; try again after a later chunk, or go on without. True: `buffers`,
-        C-contiguous, must stay unchanged until `on_done`, which says whether the pages are stored. A writer
-        calls it, or this method itself when they are stored already; it must not block.
+        C-contiguous, belong to this store until `on_done`, which says whether the pages are stored. A writer
+        calls it, or this method itself when they are stored already. They may still be filled meanwhile, by a
+        card: a writer calls `wait_until_filled` before it looks at them.
         """
         if not 0 <= start < stop <= len(chain) or not (size := sum(view.nbytes for view in buffers)):
             raise ValueError("An extent holds at least one page and one byte.")
@@ -236,7 +239,8 @@ class SnapshotStore:
         # With its owners: else one process would take another's file for its own, read for others.
         whose = _hash(json.dumps(sorted(owners)).encode()).hex()[:8]
         path = self._own_folder / f"{start:06}-{stop:06}-{keys[-1].hex()}-{whose}{files.SUFFIX}"
-        job = _Job(Extent(path, self._fingerprint, start, parent, keys, size, owners), buffers, on_done)
+        extent = Extent(path, self._fingerprint, start, parent, keys, size, owners)
+        job = _Job(extent, buffers, wait_until_filled, on_done)
         with self._changed:
             known = self._index.holds(keys)
             taken = not known and path not in self._pending and self._takes(job)
@@ -376,6 +380,7 @@ class SnapshotStore:
                 raise _Cancelled
             return now_ns
 
+        job.wait_until_filled()
         used_ns = job.extent.write(job.buffers, commit)
         with self._changed:
             self._index.add(job.extent, used_ns)
