@@ -13,6 +13,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, GlmConfig, PreTrainedTokenizerFast
 
@@ -46,7 +47,9 @@ def model() -> Any:
 
 
 @contextmanager
-def engine_of(model: Any, format: Format, **options: Any) -> Iterator[LocalEngine]:
+def engine_of(
+    model: Any, format: Format, *, fp8_attention: bool = False, **options: Any
+) -> Iterator[LocalEngine]:
     engine = build(
         model,
         fake_tokenizer(),
@@ -54,6 +57,7 @@ def engine_of(model: Any, format: Format, **options: Any) -> Iterator[LocalEngin
         revision="random",
         memory=MemoryOptions(format, card_bytes=1 << 30, host_bytes=0, **options),
         prefill_chunk=CHUNK,
+        fp8_attention=fp8_attention,
     )
     try:
         yield engine
@@ -90,6 +94,17 @@ def test_flash_attention_4_is_taken_where_it_is_installed() -> None:
         pytest.skip("needs a Hopper card")
     chosen = select(torch.device("cuda"), torch.bfloat16, heads=32, kv_heads=4, dim=128)
     assert chosen.many.__name__ == "_flash4"
+
+
+def test_no_read_in_fp8_waits_for_a_compiler(model: Any) -> None:
+    pytest.importorskip("cudnn")
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("needs a Hopper card")
+    with engine_of(model, "exact", fp8_attention=True) as engine:
+        compiled = counters["stats"]["unique_graphs"]
+        _, last = answer(engine.submit(ask(engine, document(90_000))))
+        assert last.usage.reused_tokens == 0
+        assert counters["stats"]["unique_graphs"] == compiled
 
 
 def test_chunks_are_as_close_to_one_pass_as_two_kernels_are_to_each_other(model: Any) -> None:

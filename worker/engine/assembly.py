@@ -19,12 +19,13 @@ from transformers import (
 )
 
 from worker.engine import cgroup, default_model
+from worker.engine.chunk import whole_waves
 from worker.engine.compiled import compile_layers
 from worker.engine.decoder import Decoder
 from worker.engine.errors import EngineError, ModelLoadError, SnapshotError
 from worker.engine.fast_codec import FastCodec
 from worker.engine.formats import PackedFormat
-from worker.engine.kv import ExactArena, PackedArena, Span
+from worker.engine.kv import ExactArena, PackedArena, Span, cut
 from worker.engine.local import LocalEngine
 from worker.engine.memory import allocate, bytes_per_token
 from worker.engine.nf4 import NF4Linear, adopt
@@ -37,7 +38,7 @@ from worker.engine.writer import PlainWriter, Writer, widths
 
 logger = logging.getLogger(__name__)
 
-_PREFILL_CHUNK = {"cpu": 1_024, "cuda": 8_192}
+_CHUNK_ON_CPU = 1_024
 _WINDOWS_ON_CPU = 8  # documents kept in memory; more would take a laptop's for little
 _PACKING_TOLERANCE = 5e-2  # relative; either rounding of a level is right
 _CUDA_RESERVE_BYTES = 3 << 29  # for graphs and what they write to, for libraries, and for what is not ours
@@ -90,7 +91,7 @@ def build(
     nf4 = bool(adopt(model)) or any(isinstance(module, NF4Linear) for module in model.modules())
     decoder = Decoder(model)
     target = decoder.device
-    chunk = min(prefill_chunk or _PREFILL_CHUNK[target.type], -(-decoder.window // PAGE) * PAGE)
+    chunk = min(prefill_chunk or _chunk(decoder), -(-decoder.window // PAGE) * PAGE)
     if fp8_attention and target.type != "cuda":
         raise ModelLoadError("FP8 attention needs a Hopper card; read exactly.")
     with torch.inference_mode():
@@ -235,7 +236,7 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
-    if device.type not in _PREFILL_CHUNK:
+    if device.type not in ("cpu", "cuda"):
         raise ModelLoadError(f"The device {name} is not supported; use cpu or cuda.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelLoadError("There is no CUDA device here; use the device cpu.")
@@ -328,11 +329,19 @@ def _writer(decoder: Decoder, arenas: Arenas, seats: int, chunk: int) -> Writer:
     return writer
 
 
+def _chunk(decoder: Decoder) -> int:
+    """Tokens read at once where nobody chose."""
+    if decoder.device.type == "cpu":
+        return _CHUNK_ON_CPU
+    card = torch.cuda.get_device_properties(decoder.device)
+    return whole_waves(card.multi_processor_count, decoder.heads)
+
+
 def _activation_bytes(decoder: Decoder, chunk: int) -> int:
     """What reading a chunk takes beside weights, keys and values; so a model that cannot run fails now.
 
     With what lies idle between tensors in the allocator's blocks. Layers are compiled for whole chunks; other
-    lengths take more for each token.
+    lengths take more for each token. Every way to see a past is gone, so that what it compiles is there.
     """
     cuda = decoder.device.type == "cuda"
     tokens = chunk if cuda else 16
@@ -347,6 +356,9 @@ def _activation_bytes(decoder: Decoder, chunk: int) -> int:
         decoder.read([0] * tokens, [], [past])
         for more in {tokens, max(1, tokens - PAGE)}:
             decoder.read([0] * more, [past], [Span(arena, tokens, more)])
+        for length in decoder.rough_pasts:
+            longer = cut([past] * -(-length // tokens), 0, length)
+            decoder.read([0] * tokens, longer, [Span(arena, tokens, tokens)])
     return torch.cuda.max_memory_reserved(decoder.device) - held if cuda else 0
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from worker.engine import attention, passes
 from worker.engine.errors import ModelLoadError, NotFinite
-from worker.engine.kv import Pieces, Shape, Span
+from worker.engine.kv import PIECE, Pieces, Shape, Span
+from worker.engine.page import PAGE
 from worker.engine.passes import Pass, PromptCache, Reading, Seat, Writing
 
 if TYPE_CHECKING:
@@ -59,6 +60,13 @@ class Decoder:
                 self._attention, fp8=fp8_attention.select(shape, self.device), fp8_queries=chunk
             )
         self._attention.warm_up(chunk, self.heads, self._pieces.buffer())
+
+    @property
+    def rough_pasts(self) -> list[int]:
+        """Lengths of a past that a chunk sees in FP8, one for each number of steps that a piece may have."""
+        if (fp8 := self._attention.fp8) is None:
+            return []
+        return [PAGE + end for end in range(fp8.step, min(PIECE, self.window) + 1, fp8.step)]
 
     def see_in_place(self, packed: PackedAttention | None) -> None:
         """Have few queries see pages of its arena where they stand, or unpack them for all."""

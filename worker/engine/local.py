@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 # A request that waits for memory lets this many later ones pass, and then no more.
 _MAX_OVERTAKEN = 16
 _SMALLEST_CHUNK = 512
-_EXTENT_PAGES = 64  # stored at once, and at most: what is read between two checkpoints
+_EXTENT_PAGES = 80  # stored at once, and at most: those of a chunk, so that a read goes on as it would have
 
 
 class LocalEngine:
