@@ -32,6 +32,7 @@ from benchmarks.glm import NAME, glm
 from worker.engine import Finished, MemoryOptions, ReadProgress, Request, Sampling
 from worker.engine.assembly import build
 from worker.engine.attention import Kernel, kernels
+from worker.engine.chunk import whole_waves
 from worker.engine.fake import fake_tokenizer
 from worker.engine.kv import Shape, put
 from worker.engine.local import LocalEngine
@@ -39,7 +40,7 @@ from worker.engine.memory import bytes_per_token
 from worker.engine.pool import Prefix, body_keys
 
 GIB = 2**30
-CHUNK = 8_192
+CHUNK = 8_192  # tokens that this benchmark itself fills at once
 _TAIL_ROOM = 3 << 29
 _EXACT_ROOM = 5 << 30  # at most, of a packed budget (`memory`)
 _CONTEXT = 3 << 28  # what CUDA itself takes of a card
@@ -87,7 +88,6 @@ class Bench:
             name="glm",
             revision="random",
             memory=MemoryOptions(format, card_bytes=options.pop("card_bytes", room), **options),  # type: ignore[arg-type]
-            prefill_chunk=CHUNK,
             fp8_attention=fp8,
         )
         try:
@@ -97,6 +97,11 @@ class Bench:
             del engine
             gc.collect()
             torch.cuda.empty_cache()
+
+
+def chunk() -> int:
+    """How many tokens the engine reads at once on this card."""
+    return whole_waves(torch.cuda.get_device_properties(0).multi_processor_count, 32)
 
 
 def document(tokens: int, seed: int = 1) -> list[int]:
@@ -289,21 +294,34 @@ def die(bench: Bench, tokens: int, format: str) -> None:
 
 
 def profile(bench: Bench, tokens: int, format: str) -> dict[str, Any]:
-    """Where the time of a chunk and of a few written tokens goes, by kernel, in ms."""
+    """Where the time of a whole chunk and of a few written tokens goes, by kernel, in ms."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    with bench.engine(format, tokens + 2 * CHUNK) as engine:
-        ids = document(tokens + CHUNK)
+    new = chunk()
+    tokens = min(tokens, (1 << 20) - new)
+    tokens -= tokens % new
+    with bench.engine(format, tokens + 2 * new) as engine:
+        ids = document(tokens + new)
         fill(engine, ids[:tokens])
-        ask(engine, ids[: tokens + CHUNK], 0, 2)
-        found = {}
-        ids = ids[:tokens] + document(CHUNK, seed=5)
-        for name, answer in (("chunk and 2 tokens", 2), ("32 tokens more", 34)):
+        ask(engine, ids, 0, 2)
+        found: dict[str, Any] = {"past": tokens, "chunk": new}
+        ids = ids[:tokens] + document(new, seed=5)
+        steps: dict[str, Callable[[], object]] = {
+            "chunk and 2 tokens": lambda: ask(engine, ids, 0, 2),
+            "32 tokens more": lambda: ask(engine, ids, 0, 34),
+            "34 tokens of eight": lambda: ask_together(engine, [ids] * 8, 34),
+        }
+        for name, step in steps.items():
             with profiler(activities=[ProfilerActivity.CUDA]) as seen:
-                ask(engine, ids, 0, answer)
-            rows = sorted(seen.key_averages(), key=lambda row: -row.device_time_total)[:22]
-            found[name] = {row.key[:70]: [row.count, round(row.device_time_total / 1e3, 2)] for row in rows}
+                step()
+            averages = seen.key_averages()
+            rows = sorted(averages, key=lambda row: -row.device_time_total)[:22]
+            spans = [event.time_range for event in seen.events()]
+            found[name] = {
+                "from first to last": (max(x.end for x in spans) - min(x.start for x in spans)) / 1e3,
+                "busy": sum(row.device_time_total for row in averages) / 1e3,
+            } | {row.key[:70]: [row.count, round(row.device_time_total / 1e3, 2)] for row in rows}
         return found
 
 
@@ -319,9 +337,10 @@ def ceilings(bench: Bench) -> dict[str, Any]:
     half = x[: 1 << 30]
     found["host_to_card_gb_s"] = host.nbytes / seconds(lambda: half.copy_(host, non_blocking=True)) / 1e9
     found["card_to_host_gb_s"] = host.nbytes / seconds(lambda: host.copy_(half, non_blocking=True)) / 1e9
-    q = torch.randn(1, 4, 8 * CHUNK, 128, device="cuda", dtype=torch.bfloat16)
+    queries = chunk()
+    q = torch.randn(1, queries, 32, 128, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
     k, v = torch.randn(2, 1, 65_536, 4, 128, device="cuda", dtype=torch.bfloat16).transpose(2, 3)
-    flop = 4 * 32 * CHUNK * 65_536 * 128
+    flop = 4 * 32 * queries * 65_536 * 128
     for kernel in kernels(q.device):
 
         def attend(kernel: Kernel = kernel) -> object:
