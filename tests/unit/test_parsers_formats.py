@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import random
 import zipfile
 from pathlib import Path
 
 import pytest
 from data import documents
 
-from parsers import Damaged, Document, Empty, Encrypted, Limits, TooLarge, WrongPassword, parse_in_process
+from parsers import Damaged, Document, Empty, Encrypted, Limits, TooLarge, parse_in_process
 from parsers.limits import DEFAULT_LIMITS
 
 OFFICE = "urn:oasis:names:tc:opendocument:xmlns"
@@ -204,27 +203,3 @@ def test_an_archive_that_declares_too_much_is_refused_before_it_is_inflated(path
 def test_an_archive_without_text_is_empty(path: Path) -> None:
     with pytest.raises(Empty, match="no text files"):
         read(path, documents.zip_of({"a.bin": "\0\1"}), "code.zip")
-
-
-def test_an_office_file_opens_with_its_password_only(path: Path) -> None:
-    from msoffcrypto.format.ooxml import OOXMLFile
-
-    locked = io.BytesIO()
-    with zipfile.ZipFile(
-        plain := io.BytesIO(
-            documents.word(documents.paragraph("Secret"), core=random.Random(1).randbytes(3000).hex())
-        ),
-        "a",
-    ) as archive:
-        archive.writestr(
-            "[Content_Types].xml",
-            '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types"/>',
-        )
-    OOXMLFile(plain).encrypt("open sesame", locked)
-    path.write_bytes(locked.getvalue())
-    opened = parse_in_process(path, filename="a.docx", password="open sesame")
-    assert opened.pages[0].text == "Secret"
-    with pytest.raises(Encrypted):
-        parse_in_process(path, filename="a.docx")
-    with pytest.raises(WrongPassword):
-        parse_in_process(path, filename="a.docx", password="guess")
