@@ -95,13 +95,13 @@ def read_plain(path: Path, into: memoryview) -> None:
 def save(store: SnapshotStore, keys: list[bytes], data: memoryview) -> None:
     for start in range(0, len(keys), PAGES):
         store.wait_for_room(len(data), timeout_s=600)
-        assert store.save(keys, start, start + PAGES, [data])
+        assert store.save(keys, start, start + PAGES, data)
     assert store.flush(600)
 
 
 def restore(store: SnapshotStore, refs: list[ExtentRef], into: memoryview) -> None:
     for ref in refs:
-        store.load(ref, [into])
+        store.load(ref, into)
 
 
 def measure_round(

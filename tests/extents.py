@@ -37,7 +37,7 @@ def payload(seed: int, size: int = PAYLOAD) -> memoryview:
 def save(store: SnapshotStore, keys: Sequence[bytes], start: int, stop: int, data: memoryview) -> bool:
     """Whether it was taken and stored."""
     told: list[bool] = []
-    taken = store.save(keys, start, stop, [data], told.append)
+    taken = store.save(keys, start, stop, data, told.append)
     assert store.flush(30)
     return taken and told == [True]
 
@@ -50,5 +50,5 @@ def stored(store: SnapshotStore, keys: Sequence[bytes]) -> int:
 
 def load(store: SnapshotStore, keys: Sequence[bytes], number: int = 0, size: int = PAYLOAD) -> bytes:
     data = bytearray(size)
-    store.load(store.find(keys)[number], [memoryview(data)])
+    store.load(store.find(keys)[number], memoryview(data))
     return bytes(data)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, Pretraine
 from worker.engine.attention import first_right, merge, reference, select
 from worker.engine.decoder import Decoder
 from worker.engine.errors import ModelLoadError
-from worker.engine.kv import ExactArena, Span, cut
+from worker.engine.kv import PIECE, SMALLEST, ExactArena, Pieces, Shape, Span, cut
 from worker.engine.page import PAGE
 
 SMALL: dict[str, Any] = {
@@ -100,6 +100,17 @@ def test_blocks_of_the_reference_and_merged_pieces_are_exact_attention() -> None
     k, v = torch.randn(2, 1, 2, 900, 8, generator=generator)
     pieces = [reference(q, k[:, :, a:b], v[:, :, a:b], 0.5, False) for a, b in [(0, 1), (1, 640), (640, 900)]]
     torch.testing.assert_close(merge(pieces), reference(q, k, v, 0.5, False), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 512, 8_448, 11 * 8_448, 70_001])
+def test_a_past_comes_in_lengths_that_kernels_planned_for_and_a_short_rest(tokens: int) -> None:
+    shape = Shape(layers=1, kv_heads=1, dim=8)
+    past = Span(ExactArena(shape, -(-tokens // PAGE), dtype=torch.float32), 0, tokens)
+    pieces = Pieces(shape, dtype=torch.float32).of([past], 0, halving=True)
+    *planned, last = [keys.shape[2] for keys, _ in pieces]
+    assert sum(planned) + last == tokens
+    assert all(PIECE % size == 0 and size >= SMALLEST for size in planned)
+    assert last < SMALLEST or PIECE % last == 0
 
 
 def test_the_self_test_keeps_a_right_kernel() -> None:

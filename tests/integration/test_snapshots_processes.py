@@ -56,7 +56,7 @@ def clock():
 store = SnapshotStore(Path(sys.argv[1]), identity=IDENTITY, capacity_bytes=1 << 40, writers=1, clock_ns=clock)
 keys = chain(document(1, 8))
 for start in range(0, 8, 2):
-    store.save(keys, start, start + 2, [payload(start)])
+    store.save(keys, start, start + 2, payload(start))
 time.sleep(600)
 """
 
@@ -78,5 +78,4 @@ def test_a_killed_writer_leaves_whole_extents_only(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.tmp"))
     assert stored(store, keys) == 4
     assert [load(store, keys, i) for i in range(2)] == [bytes(payload(start)) for start in (0, 2)]
-    assert store.check() == []
     store.close()

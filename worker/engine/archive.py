@@ -45,7 +45,7 @@ class _Fetching:
 
 
 class Archive:
-    """Called by the engine's thread only; the disk is touched by others."""
+    """Called by the engine's thread only; extents are written and read by others."""
 
     def __init__(
         self, store: SnapshotStore, pool: PagePool, arenas: Arenas, *, extent_pages: int, pinned: bool
@@ -97,7 +97,7 @@ class Archive:
         while len(fetching.loading) < _LOADED_AHEAD and fetching.refs and (room := self._room()) is not None:
             ref = fetching.refs.popleft()
             view = _bytes(room, ref.extent.payload_bytes)
-            fetching.loading.append((ref, room, self._loaders.submit(self._store.load, ref, [view])))
+            fetching.loading.append((ref, room, self._loaders.submit(self._store.load, ref, view)))
         if not fetching.loading:
             return 0
         ref, room, loaded = fetching.loading.popleft()
@@ -138,7 +138,7 @@ class Archive:
             self._rooms.put(room)
             self._give_up_storing(prefix)
             return False
-        wait, data = self._waiter(), [_bytes(room, size)]
+        wait, data = self._waiter(), _bytes(room, size)
 
         def done(stored: bool) -> None:
             wait()
@@ -167,7 +167,15 @@ class Archive:
 
     def _waiter(self) -> Callable[[], object]:
         """Waits, on any thread, for what is being copied now."""
-        return torch.cuda.current_stream().record_event().synchronize if self._pinned else lambda: None
+        if not self._pinned:
+            return lambda: None
+        copied = torch.cuda.current_stream().record_event()
+
+        def wait() -> None:
+            with torch.cuda.device(copied.device):  # else a new thread takes memory of the first card
+                copied.synchronize()
+
+        return wait
 
     def _drain(self) -> None:
         """Wait until nothing is copied to or from rooms any more."""

@@ -53,7 +53,6 @@ def assemble(
     device: str,
     weights: Literal["auto"] | Weights,
     memory: MemoryOptions,
-    prefill_chunk: int | None,
     max_active: int,
     fp8_attention: bool,
 ) -> LocalEngine:
@@ -70,7 +69,6 @@ def assemble(
             name=source.name,
             revision=source.revision or config._commit_hash,
             memory=memory,
-            prefill_chunk=prefill_chunk,
             max_active=max_active,
             fp8_attention=fp8_attention,
         )
@@ -352,13 +350,12 @@ def _activation_bytes(decoder: Decoder, chunk: int) -> int:
         torch.cuda.reset_peak_memory_stats(decoder.device)
         held = torch.cuda.memory_reserved(decoder.device)
     past = Span(arena, 0, tokens)
-    with torch.inference_mode():
-        decoder.read([0] * tokens, [], [past])
-        for more in {tokens, max(1, tokens - PAGE)}:
-            decoder.read([0] * more, [past], [Span(arena, tokens, more)])
-        for length in decoder.rough_pasts:
-            longer = cut([past] * -(-length // tokens), 0, length)
-            decoder.read([0] * tokens, longer, [Span(arena, tokens, tokens)])
+    decoder.read([0] * tokens, [], [past])
+    for more in {tokens, max(1, tokens - PAGE)}:
+        decoder.read([0] * more, [past], [Span(arena, tokens, more)])
+    for length in decoder.rough_pasts:
+        longer = cut([past] * -(-length // tokens), 0, length)
+        decoder.read([0] * tokens, longer, [Span(arena, tokens, tokens)])
     return torch.cuda.max_memory_reserved(decoder.device) - held if cuda else 0
 
 

@@ -2,7 +2,7 @@
 
 A chunk of queries sees all of its past and, causally, itself. Each piece is one kernel call returning its
 output and the log-sum-exp of its scores; pieces are merged in fp32 (FlashAttention-2, section 3.1). Several
-query heads share a KV head, whose keys and values are never repeated.
+query heads share a KV head, whose past is never repeated for each of them.
 
 Shapes: queries (1, heads, queries, dim), keys and values (1, KV heads, keys, dim), log-sum-exp
 (1, heads, queries) in fp32.
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from worker.engine.kv import KeysValues, Span
+from worker.engine.kv import SMALLEST, KeysValues, Span
 from worker.engine.page import PAGE
 
 if TYPE_CHECKING:
@@ -239,12 +239,12 @@ class Attention:
         keys, values = (x.zero_() for x in piece)
         q = keys.new_zeros(1, heads, chunk, keys.shape[-1])
         sizes = [keys.shape[2]]
-        while sizes[-1] > chunk or len(sizes) < 2 * _MERGED_AT_ONCE - 2:
-            sizes.append(max(chunk, sizes[-1] // 2))
+        while sizes[-1] > SMALLEST:
+            sizes.append(sizes[-1] // 2)
         pieces = [(keys[:, :, :size], values[:, :, :size]) for size in sizes]
         for queries in (chunk, _ODD):
-            some, (k, v) = q[:, :, :queries].contiguous(), (x[:, :, :queries] for x in pieces[-1])
-            for count in range(1, len(pieces) + 1):
+            some, k, v = q[:, :, :queries].contiguous(), keys[:, :, :queries], values[:, :, :queries]
+            for count in range(1, len(pieces) + 1):  # enough for every number of parts to be merged
                 self.read(some, pieces[:count], k, v, 1.0)
 
     def write(self, q: Tensor, pieces: Iterable[KeysValues], scale: float) -> list[tuple[Tensor, Tensor]]:

@@ -75,7 +75,7 @@ class EngineStopped(EngineError):
 
 
 class OutOfMemory(EngineError):
-    """The device ran out of memory; lower the KV budget or the prefill chunk, or send less text."""
+    """The device ran out of memory; lower the budget of keys and values, or send less text."""
 
     code: ClassVar[str] = "out_of_memory"
 

@@ -3,7 +3,7 @@
     preamble | page keys | owners | checksum of each block | checksum of all that | zeros | payload
 
 Numbers are little-endian, checksums XXH3-64, owners JSON; the zeros reach to a multiple of 4,096 bytes. The
-payload is the caller's buffers back to back, in blocks of 8 MiB: the unit of reading and of checking.
+payload is the caller's bytes, in blocks of 8 MiB: the unit of reading and of checking.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xxhash import xxh3_64, xxh3_64_intdigest
+from xxhash import xxh3_64
 
 from worker.engine.errors import SnapshotDamaged
 
@@ -30,7 +30,6 @@ SUFFIX = ".kv"
 KEY_BYTES = 16
 _BLOCK_BYTES = 8 << 20
 _ALIGNMENT = 4096
-_MAX_VIEWS = 1024  # of one system call (IOV_MAX on Linux and macOS)
 _MAGIC = b"unabr.kv"
 # magic, version, first page, pages, payload, owners, identity, parent; lengths in bytes
 _PREAMBLE = struct.Struct("<8sHIIQI16s16s")
@@ -65,52 +64,45 @@ class Extent:
             place += 1
         return place
 
-    def write(self, buffers: Sequence[memoryview], commit: Callable[[], int]) -> int:
-        """Store `buffers`, C-contiguous and `payload_bytes` together; the time of its first use.
+    def write(self, payload: memoryview, clock_ns: Callable[[], int]) -> int:
+        """Store `payload`, which is C-contiguous; the time of its first use.
 
-        `commit` is asked for that time when all is on disk and only the file's name is missing. An exception,
-        its own included, leaves nothing behind.
+        `clock_ns` is asked for that time when all is on disk and only the file's name is missing. An
+        exception leaves nothing behind.
         """
         with _whole(self.path) as fd:
-            offset, checksums = self._payload_offset, []
-            for views in _blocks(buffers):
-                checksums.append(_checksum(views))
-                offset += _transfer(os.pwritev, fd, views, offset)
-            _transfer(os.pwritev, fd, [memoryview(self._header(checksums))], 0)
+            checksums = []
+            for offset, block in self._blocks(payload):
+                checksums.append(_checksum(block))
+                _transfer(os.pwritev, fd, block, offset)
+            _transfer(os.pwritev, fd, memoryview(self._header(checksums)), 0)
             os.fsync(fd)
-            used_ns = commit()
+            used_ns = clock_ns()
             os.utime(fd, ns=(used_ns, used_ns))
         return used_ns
 
-    def read(self, into: Sequence[memoryview], pool: Executor) -> None:
+    def read(self, into: memoryview, pool: Executor) -> None:
         """Fill `into`, writable and C-contiguous, on the threads of `pool`, and check every byte.
 
         Raises `SnapshotDamaged` and `OSError`; `into` then holds anything.
         """
-        if sum(view.nbytes for view in into) != self.payload_bytes:
+        if into.nbytes != self.payload_bytes:
             raise SnapshotDamaged("A stored part of a document has another size than its place in memory.")
         with _opened(self.path) as fd:
             checksums = self._checksums(fd)
             if sys.platform == "linux":  # read ahead by whole blocks, not by the system's guess
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-            parts = enumerate(zip(_blocks(into), checksums, strict=True))
-            reads = [pool.submit(self._read_block, fd, number, *part) for number, part in parts]
+            parts = zip(self._blocks(into), checksums, strict=True)
+            reads = [pool.submit(_read_block, fd, *block, checksum) for block, checksum in parts]
             wait(reads)
             for read in reads:
                 read.result()
 
-    def check(self) -> None:
-        """Read all of it and raise what `read` would raise."""
-        room = memoryview(bytearray(min(_BLOCK_BYTES, self.payload_bytes)))
-        with _opened(self.path) as fd:
-            for number, checksum in enumerate(self._checksums(fd)):
-                size = min(_BLOCK_BYTES, self.payload_bytes - number * _BLOCK_BYTES)
-                self._read_block(fd, number, [room[:size]], checksum)
-
-    def _read_block(self, fd: int, number: int, views: list[memoryview], checksum: int) -> None:
-        _transfer(os.preadv, fd, list(views), self._payload_offset + number * _BLOCK_BYTES)
-        if _checksum(views) != checksum:
-            raise SnapshotDamaged()
+    def _blocks(self, payload: memoryview) -> Iterator[tuple[int, memoryview]]:
+        """Each with its place in the file."""
+        data, offset = payload.cast("B"), self._payload_offset
+        for start in range(0, len(data), _BLOCK_BYTES):
+            yield offset + start, data[start : start + _BLOCK_BYTES]
 
     def _checksums(self, fd: int) -> tuple[int, ...]:
         found, checksums = _parse(self.path, fd)
@@ -123,7 +115,7 @@ class Extent:
         sizes = self.start, len(self.keys), self.payload_bytes, len(owners)
         preamble = _PREAMBLE.pack(_MAGIC, VERSION, *sizes, self.identity, self.parent)
         header = b"".join([preamble, *self.keys, owners, struct.pack(f"<{len(checksums)}Q", *checksums)])
-        return header + struct.pack("<Q", xxh3_64_intdigest(header))
+        return header + struct.pack("<Q", _checksum(header))
 
     @property
     def _payload_offset(self) -> int:
@@ -193,7 +185,7 @@ def _parse(path: Path, fd: int) -> tuple[Extent, tuple[int, ...]]:
     keys = tuple(head[at : at + KEY_BYTES] for at in range(_PREAMBLE.size, keys_end, KEY_BYTES))
     owners_end = keys_end + owners_bytes
     *checksums, own = struct.unpack_from(f"<{_block_count(payload_bytes) + 1}Q", head, owners_end)
-    if own != xxh3_64_intdigest(head[: header_bytes - 8]):
+    if own != _checksum(head[: header_bytes - 8]):
         raise SnapshotDamaged()
     owners = frozenset(json.loads(head[keys_end:owners_end]))
     identity, parent = fingerprints
@@ -211,45 +203,24 @@ def _block_count(payload_bytes: int) -> int:
     return -(-payload_bytes // _BLOCK_BYTES)
 
 
-def _blocks(buffers: Sequence[memoryview]) -> Iterator[list[memoryview]]:
-    """`buffers` back to back, in blocks; a block may span many buffers, and nothing is copied."""
-    block: list[memoryview] = []
-    room = _BLOCK_BYTES
-    for buffer in buffers:
-        rest = buffer.cast("B")
-        while rest:
-            block.append(rest[:room])
-            rest = rest[room:]
-            room -= len(block[-1])
-            if not room:
-                yield block
-                block, room = [], _BLOCK_BYTES
-    if block:
-        yield block
+def _read_block(fd: int, offset: int, block: memoryview, checksum: int) -> None:
+    _transfer(os.preadv, fd, block, offset)
+    if _checksum(block) != checksum:
+        raise SnapshotDamaged()
 
 
-def _checksum(views: Sequence[memoryview]) -> int:
+def _checksum(data: bytes | memoryview) -> int:
     total = xxh3_64()
-    for view in views:
-        total.update(view)
+    total.update(data)  # other threads run meanwhile, with every release of the package
     return total.intdigest()
 
 
 def _transfer(
-    call: Callable[[int, list[memoryview], int], int], fd: int, views: list[memoryview], offset: int
-) -> int:
-    """Move all of `views` by `call`, which may move less than asked; how many bytes were moved."""
-    begin = offset
-    while views:
-        moved = call(fd, views[:_MAX_VIEWS], offset)
+    call: Callable[[int, list[memoryview], int], int], fd: int, data: memoryview, offset: int
+) -> None:
+    """Move all of `data` by `call`, which may move less than asked."""
+    while data:
+        moved = call(fd, [data], offset)
         if not moved:
             raise SnapshotDamaged()  # the file ends here
-        offset += moved
-        done = 0
-        while done < len(views) and moved >= len(views[done]):
-            moved -= len(views[done])
-            done += 1
-        views = views[done:]
-        if moved:
-            views = [views[0][moved:], *views[1:]]
-    return offset - begin
+        data, offset = data[moved:], offset + moved

@@ -64,9 +64,6 @@ class PreparedPiece:
     value_descale: Tensor  #: (KV heads, dim), fp32
     value_centre: Tensor  #: (KV heads, dim), fp32
 
-    def __len__(self) -> int:
-        return self.values.shape[0]
-
 
 Kernel = Callable[[Codes, Codes, Tensor, float], tuple[Tensor, Tensor]]
 """(queries (1, heads, queries, dim), keys, values (1, KV heads, tokens, dim), scale) -> (output, its LSE).

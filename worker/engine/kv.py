@@ -23,9 +23,10 @@ from worker.engine.runs import Run, Runs, joined
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer, each (1, KV heads, tokens, dim), often views."""
 
-_SMALLEST = 512
 PIECE = 65_536
 """Most tokens that one attention call sees: longer calls are slower a key, and some kernels are wrong."""
+SMALLEST = 512
+"""Tokens below which a piece is halved no further, where a kernel plans every length anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +91,12 @@ class _Pages:
         )
 
     def set_pages(self, run: Run, data: Tensor) -> None:
-        position = 0
-        for x in self.tensors:
+        tensors, position = self.tensors, 0
+        data = data.to(tensors[0].device, non_blocking=True)
+        for x in tensors:
             target = x[:, run.start : run.end].transpose(0, 1)
             size = target[0].nbytes
-            source = data.to(x.device, non_blocking=True)[:, position : position + size]
+            source = data[:, position : position + size]
             target.copy_(source.contiguous().view(x.dtype).view(target.shape))
             position += size
 
@@ -233,7 +235,7 @@ class Pieces:
 
         `halving`: the last piece comes in powers of two, for kernels that plan every length anew.
         """
-        sizes = _sizes(_tokens(spans), self._piece, _SMALLEST if halving else self._piece)
+        sizes = _sizes(_tokens(spans), self._piece, SMALLEST if halving else self._piece)
         ahead = self._ahead(
             [cut(spans, start, end) for start, end in pairwise(accumulate(sizes, initial=0))], layer
         )

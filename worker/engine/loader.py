@@ -16,7 +16,6 @@ def load_engine(
     device: str = "auto",
     weights: Literal["auto"] | Weights = "auto",
     memory: MemoryOptions | None = None,
-    prefill_chunk: int | None = None,
     max_active: int = 8,
     fp8_attention: bool = False,
 ) -> Engine:
@@ -24,9 +23,9 @@ def load_engine(
 
     `model` is a name on the model hub or a folder; None is the small default model, which needs no download
     and is converted once into `cache_dir`. `device`: "auto", "cpu", "cuda" or, for instance, "cuda:1".
-    `weights` "auto" is NF4 on CUDA and fp32 on the CPU. `memory`: of keys and values. `prefill_chunk`: tokens
-    read at once. `max_active`: requests read and written at the same time. `fp8_attention`: read faster
-    and less exactly, through cuDNN's own front end (the package nvidia-cudnn-frontend).
+    `weights` "auto" is NF4 on CUDA and fp32 on the CPU. `memory`: of keys and values. `max_active`: requests
+    read and written at the same time. `fp8_attention`: read faster and less exactly, through cuDNN's own
+    front end (the package nvidia-cudnn-frontend).
 
     Raises `ModelLoadError`.
     """
@@ -39,7 +38,6 @@ def load_engine(
         device=device,
         weights=weights,
         memory=memory or MemoryOptions(),
-        prefill_chunk=prefill_chunk,
         max_active=max_active,
         fp8_attention=fp8_attention,
     )

@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 # A request that waits for memory lets this many later ones pass, and then no more.
 _MAX_OVERTAKEN = 16
 _SMALLEST_CHUNK = 512
-_EXTENT_PAGES = 80  # stored at once, and at most: those of a chunk, so that a read goes on as it would have
 
 
 class LocalEngine:
@@ -83,7 +82,7 @@ class LocalEngine:
                 snapshots,
                 self.pool,
                 arenas,
-                extent_pages=min(_EXTENT_PAGES, max(1, prefill_chunk // PAGE)),
+                extent_pages=max(1, prefill_chunk // PAGE),  # so that a read goes on as it would have
                 pinned=decoder.device.type == "cuda",
             )
         )
@@ -97,8 +96,8 @@ class LocalEngine:
         self._active: list[Task] = []
         self._forgotten: set[str] = set()
         self._closing = False
+        self._changed = threading.Condition()  # guards the four above
         self._failed = False
-        self._changed = threading.Condition()  # guards the five above
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -246,8 +245,6 @@ class LocalEngine:
         with self._changed:
             forgotten, self._forgotten = self._forgotten, set()
         self.pool.forget(forgotten)
-        if forgotten and self._snapshots is not None:
-            self._snapshots.forget(forgotten)  # once more: what was handed over meanwhile
 
     def _admit(self) -> None:
         passed: list[Task] = []

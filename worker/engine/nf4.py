@@ -26,6 +26,7 @@ FUSED_ROWS = 64  # more rows are faster through a dequantized weight
 _TOLERANCE = 2e-2  # relative, beside bitsandbytes' own product in bf16
 _TILE = 64  # outputs are padded to a multiple of this
 _PLANES, _PAIRS = 4, 32
+_SHARING = "q_proj", "k_proj", "v_proj"
 
 # bitsandbytes' code of each of our codes: levels in the places where the kernel's tables want them.
 ORDER = (0, 4, 1, 5, 8, 11, 9, 13, 3, 6, 2, 7, 10, 15, 12, 14)
@@ -224,18 +225,18 @@ def _fault(module: Any) -> str | None:
     return None
 
 
-def _share(parent: nn.Module, names: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")) -> None:
-    """Makes the layers `names` of `parent` shares of one, if they are NF4 layers that fit together."""
-    layers = [getattr(parent, name, None) for name in names]
+def _share(parent: nn.Module) -> None:
+    """Makes an attention's `_SHARING` layers shares of one, if they are NF4 layers that fit together."""
+    layers = [getattr(parent, name, None) for name in _SHARING]
     if not all(isinstance(layer, NF4Linear) and layer.out_features % _TILE == 0 for layer in layers):
         return
     parts = cast("list[NF4Linear]", layers)
     if len({(part.in_features, part.bias is None) for part in parts}) > 1:
         return
     whole, kept, first = NF4Linear.joined(parts), Kept(), 0
-    for name, part in zip(names, parts, strict=True):
+    for name, part in zip(_SHARING, parts, strict=True):
         place = slice(first, first + part.out_features)
-        setattr(parent, name, Share(whole, kept, place, last=name == names[-1]))
+        setattr(parent, name, Share(whole, kept, place, last=name == _SHARING[-1]))
         first = place.stop
 
 

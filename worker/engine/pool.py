@@ -471,7 +471,7 @@ class PagePool:
 
 def body_keys(ids: NDArray[np.int32]) -> list[bytes]:
     """The hashes of a prefix's pages: all but its end."""
-    return chain(ids[: _whole_pages(len(ids)) * PAGE], PAGE)
+    return chain(ids[: _whole_pages(len(ids)) * PAGE])
 
 
 def _whole_pages(tokens: int) -> int:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from worker.engine import extent as files
 from worker.engine.errors import SnapshotDamaged, SnapshotError
 from worker.engine.extent import Extent
+from worker.engine.page import PAGE
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +57,16 @@ class Identity:
     kv_heads: int
     dim: int
     layout: int  #: version of the engine's own order of bytes
-    page_tokens: int = 128
+    page_tokens: int = PAGE
 
     @property
     def fingerprint(self) -> bytes:
         return _hash(json.dumps([files.VERSION, asdict(self)], sort_keys=True).encode())
 
 
-def chain(ids: Sequence[int] | NDArray[np.int32], page_tokens: int = 128) -> list[bytes]:
+def chain(ids: Sequence[int] | NDArray[np.int32]) -> list[bytes]:
     """The keys of the whole pages of `ids`, in order."""
-    data, size = _int32(ids), page_tokens * 4
+    data, size = _int32(ids), PAGE * 4
     keys, key = [], _BEGIN
     for begin in range(0, len(data) - size + 1, size):
         key = _hash(key + data[begin : begin + size])
@@ -87,15 +88,6 @@ class ExtentRef:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotUsage:
-    """What a folder of snapshots holds, those of other models and settings included."""
-
-    extents: int
-    bytes: int
-    capacity_bytes: int
-
-
 class DiskUsage(Protocol):
     """What `shutil.disk_usage` returns."""
 
@@ -110,15 +102,11 @@ class _Job:
     """An extent to be stored."""
 
     extent: Extent
-    buffers: Sequence[memoryview]
+    payload: memoryview
     wait_until_filled: Callable[[], object]
     on_done: Callable[[bool], None]
     writing: bool = False  #: taken from the queue and not yet in the index
     cancelled: bool = False
-
-
-class _Cancelled(Exception):
-    """The extent in work is no longer wanted."""
 
 
 class SnapshotStore:
@@ -194,7 +182,7 @@ class SnapshotStore:
                 self._pins.subtract(paths)
                 self._pins = +self._pins
 
-    def load(self, ref: ExtentRef, into: Sequence[memoryview]) -> None:
+    def load(self, ref: ExtentRef, into: memoryview) -> None:
         """Fill `into`, as many bytes as were saved, with the whole extent, checked.
 
         Raises `SnapshotDamaged`; the extent is then removed and `into` holds anything.
@@ -219,7 +207,7 @@ class SnapshotStore:
         chain: Sequence[bytes],
         start: int,
         stop: int,
-        buffers: Sequence[memoryview],
+        payload: memoryview,
         on_done: Callable[[bool], None] = lambda stored: None,
         *,
         wait_until_filled: Callable[[], object] = lambda: None,
@@ -228,19 +216,19 @@ class SnapshotStore:
         """Have pages `start` to `stop` (exclusive) of `chain` stored; never waits for the disk.
 
         False: not taken, because the queue is full, these pages are in it already, or the page before `start`
-        is neither stored nor queued; try again after a later chunk, or go on without. True: `buffers`,
-        C-contiguous, belong to this store until `on_done`, which says whether the pages are stored. A writer
-        calls it, or this method itself when they are stored already. They may still be filled meanwhile, by a
-        card: a writer calls `wait_until_filled` before it looks at them.
+        is neither stored nor queued; try again after a later chunk, or go on without. True: `payload`,
+        C-contiguous, belongs to this store until `on_done`, which says whether the pages are stored. A writer
+        calls it, or this method itself when they are stored already. A card may still be filling it: a writer
+        calls `wait_until_filled` before it looks at it.
         """
-        if not 0 <= start < stop <= len(chain) or not (size := sum(view.nbytes for view in buffers)):
+        if not 0 <= start < stop <= len(chain) or not payload.nbytes:
             raise ValueError("An extent holds at least one page and one byte.")
         keys, parent = tuple(chain[start:stop]), chain[start - 1] if start else _BEGIN
         # With its owners: else one process would take another's file for its own, read for others.
         whose = _hash(json.dumps(sorted(owners)).encode()).hex()[:8]
         path = self._own_folder / f"{start:06}-{stop:06}-{keys[-1].hex()}-{whose}{files.SUFFIX}"
-        extent = Extent(path, self._fingerprint, start, parent, keys, size, owners)
-        job = _Job(extent, buffers, wait_until_filled, on_done)
+        extent = Extent(path, self._fingerprint, start, parent, keys, payload.nbytes, owners)
+        job = _Job(extent, payload, wait_until_filled, on_done)
         with self._changed:
             known = self._index.holds(keys)
             taken = not known and path not in self._pending and self._takes(job)
@@ -273,7 +261,7 @@ class SnapshotStore:
     def forget(self, owners: Collection[str]) -> int:
         """Delete every extent, of whatever identity, that is of one of `owners`.
 
-        Returns bytes. What is queued or being written gets no name any more.
+        Returns bytes. What is queued or being written is not kept either.
         """
         self._refresh()
         with self._changed:
@@ -282,20 +270,6 @@ class SnapshotStore:
             gone = [extent for extent in self._all() if not extent.owners.isdisjoint(owners)]
         self._remove(gone)
         return sum(extent.file_bytes for extent in gone)
-
-    def usage(self) -> SnapshotUsage:
-        with self._changed:
-            return SnapshotUsage(len(self._all()), self._bytes, self._capacity_bytes)
-
-    def check(self) -> list[Path]:
-        """Read and verify everything stored; the damaged extents, which are removed."""
-        self._refresh()
-        with self._changed:
-            extents = self._all()
-        whole = self._readers.map(_is_whole, extents)
-        damaged = [extent for extent, good in zip(extents, whole, strict=True) if not good]
-        self._remove(damaged)
-        return [extent.path for extent in damaged]
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Take no more, write what is queued, and drop what is not written after `timeout_s`."""
@@ -343,8 +317,6 @@ class SnapshotStore:
             stored = False
             try:
                 stored = self._store(job)
-            except _Cancelled:
-                pass
             except (OSError, SnapshotError) as exc:
                 self._complain(exc)
             except Exception:
@@ -373,19 +345,15 @@ class SnapshotStore:
             return False
         self._make_folders()  # somebody may have deleted them
         self._make_room(job)
-
-        def commit() -> int:
-            now_ns = self._clock_ns()
-            if job.cancelled:
-                raise _Cancelled
-            return now_ns
-
         job.wait_until_filled()
-        used_ns = job.extent.write(job.buffers, commit)
+        used_ns = job.extent.write(job.payload, self._clock_ns)
         with self._changed:
             self._index.add(job.extent, used_ns)
             job.writing = self._complained = False
-        return True
+            wanted = not job.cancelled  # asked last: `forget` does not see a file before it has its name
+        if not wanted:
+            self._remove([job.extent])
+        return wanted
 
     def _make_room(self, job: _Job) -> None:
         """Give up the least recently used extents until `job` fits; raises `SnapshotError` if it cannot.
@@ -562,16 +530,6 @@ def _header(path: Path) -> tuple[Extent, int] | None:
             logger.warning("%s is removed: %s", path, exc)
             path.unlink()
     return None
-
-
-def _is_whole(extent: Extent) -> bool:
-    try:
-        extent.check()
-    except FileNotFoundError:
-        return True  # another process gave it up
-    except (SnapshotDamaged, OSError):
-        return False
-    return True
 
 
 def _hash(data: bytes, person: bytes = b"") -> bytes:
