@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import click
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from api.client import ApiProblem, Client, ClientError, Job
 from api.display import Display, markdown
@@ -30,7 +31,8 @@ OK, JOB_FAILED, BAD_INPUT, NO_SERVER, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 #: What `batch` picks out of a folder.
 SUFFIXES = frozenset({
-    ".pdf", ".docx", ".html", ".htm", ".xhtml", ".txt", ".md", ".epub", ".odt", ".rtf", ".pptx", ".xlsx",
+    ".pdf", ".docx", ".docm", ".dotx", ".html", ".htm", ".xhtml", ".txt", ".md", ".markdown", ".epub", ".odt",
+    ".rtf", ".pptx", ".pptm", ".ppsx", ".xlsx", ".xlsm", ".csv", ".tsv", ".zip",
 })  # fmt: skip
 
 EPILOG = """\
@@ -71,18 +73,25 @@ def command(function: Callable[..., int]) -> click.Command:
         try:
             sys.exit(function(display=display, **arguments))
         except ApiProblem as exc:
-            display.fail(f"{exc} ({exc.code})", code=exc.code, status=exc.status, request_id=exc.request_id)
+            display.fail(str(exc), code=exc.code, status=exc.status, request_id=exc.request_id)
             sys.exit(BAD_INPUT if exc.status < 500 and not exc.passing else NO_SERVER)
         except (ClientError, StackError) as exc:
             display.fail(str(exc), code=exc.code)
             sys.exit(NO_SERVER)
-        except ValidationError as exc:
-            display.fail(f"The settings are wrong: {exc}", code="bad_settings")
+        except (ValidationError, SettingsError) as exc:
+            display.fail(f"The settings are wrong. {_faults(exc)}", code="bad_settings")
             sys.exit(BAD_INPUT)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 
     return main.command()(run)
+
+
+def _faults(exc: ValidationError | SettingsError) -> str:
+    """What is wrong with each variable, by its name."""
+    if isinstance(exc, SettingsError):
+        return f'Lists are JSON, such as ["10.0.0.0/8"]: {exc}.'
+    return " ".join(f"UNABRIDGED_{error['loc'][0]}".upper() + f": {error['msg']}." for error in exc.errors())
 
 
 # -- the server -------------------------------------------------------------------------------------------
@@ -187,7 +196,10 @@ def extract(
 @click.argument("second", type=FILE, required=False)
 @PASSWORD
 def compare(display: Display, first: Path, second: Path | None, password: str | None) -> int:
-    """Compare FIRST with SECOND, or tell what the tracked changes of FIRST, a Word file, did."""
+    """Compare FIRST with SECOND, or explain tracked changes.
+
+    Without SECOND, FIRST is a Word file that keeps its changes.
+    """
     return _answer(display, Kind.COMPARE, [first, second] if second else [first], {}, password)
 
 
@@ -246,10 +258,10 @@ def _parsed(client: Client, document_id: str) -> None:
     help="Where the picture goes.",
 )
 def needle(*, display: Display, tokens: Sequence[int], depths: int, seed: int, picture: Path) -> int:
-    """Hide one sentence at several depths of made-up texts and ask for it.
+    """Hide a sentence in made-up texts and ask for it.
 
-    Each text is read anew, so that this takes as long as that many documents of that length. Exit code 1 when
-    a sentence was not found.
+    It lies at several depths. Each text is read anew, so that this takes as long as that many documents of
+    that length. Exit code 1 when a sentence was not found.
     """
     done: list[Trial] = []
     with connected(display) as client:
@@ -375,9 +387,12 @@ def batch(
     """
     asked = Kind(kind)
     params = _batch_params(asked, questions, focus, schema)
-    files = [file for file in sorted(folder.rglob("*")) if _wanted(file, folder, out)]
+    found = [file for file in sorted(folder.rglob("*")) if _wanted(file, folder, out)]
+    files = [file for file in found if file.suffix.lower() in SUFFIXES]
     if not files:
         raise click.UsageError(f"There are no documents in {folder} ({', '.join(sorted(SUFFIXES))}).")
+    if others := sorted({file.suffix.lower() or file.name for file in set(found) - set(files)}):
+        display.say(f"Files of other kinds are left out: {', '.join(others)}.")
     outputs = {file: out / f"{file.relative_to(folder)}.json" for file in files}
     todo = [file for file in files if again or not outputs[file].exists()]
     if len(todo) < len(files):
@@ -444,7 +459,7 @@ def _write(path: Path, answer: str, page: str) -> None:
 def _wanted(file: Path, folder: Path, out: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
     own = out.absolute() in file.absolute().parents
-    return file.suffix.lower() in SUFFIXES and file.is_file() and not hidden and not own
+    return file.is_file() and not hidden and not own
 
 
 def _batch_params(
@@ -514,7 +529,10 @@ def retry(display: Display, job_id: str) -> int:
 @click.argument("file", type=FILE)
 @PASSWORD
 def parse(display: Display, file: Path, password: str | None) -> int:
-    """Show the text of a document, as the model would read it; needs no server."""
+    """Show the text that the model would read.
+
+    Needs no server.
+    """
     try:
         import parsers
     except ImportError as exc:
@@ -523,7 +541,7 @@ def parse(display: Display, file: Path, password: str | None) -> int:
     try:
         document = parsers.parse(file, filename=file.name, password=password)
     except parsers.ParseError as exc:
-        display.fail(f"{exc} ({exc.code})", code=exc.code)
+        display.fail(str(exc), code=exc.code)
         return BAD_INPUT
     shown = {**asdict(document), "tables": [asdict(table) for table in document.tables]}
     display.data({**shown, "parser_version": parsers.PARSER_VERSION})

@@ -395,7 +395,10 @@ class Client:
         try:
             yield
         except httpx.TransportError as exc:
-            raise Unreachable(f"Nobody answers at {self.url} ({exc or type(exc).__name__}).") from exc
+            raise Unreachable(
+                f"Nobody answers at {self.url} ({exc or type(exc).__name__}). "
+                "Check UNABRIDGED_URL, or start a server: unabridged serve."
+            ) from exc
         except (httpx.InvalidURL, httpx.TooManyRedirects) as exc:
             raise UnexpectedAnswer(f"{self.url}: {exc}") from exc
 

@@ -55,11 +55,11 @@ class Display:
         if not self._quiet:
             self._err.print(clean(message), style="dim", soft_wrap=True)
 
-    def fail(self, message: str, **problem: Any) -> None:
-        """Tell what went wrong; in JSON too, where there is nothing else to show."""
-        self._err.print(clean(message), style="red", soft_wrap=True)
-        if problem:
-            self.data({"error": {**problem, "message": message}})
+    def fail(self, message: str, *, code: str = "", **problem: Any) -> None:
+        """Tell what went wrong; with its code in JSON too, where there is nothing else to show."""
+        self._err.print(clean(f"{message} ({code})" if code else message), style="red", soft_wrap=True)
+        if code:
+            self.data({"error": {"code": code, **problem, "message": message}})
 
     @contextmanager
     def progress(self, label: str = "") -> Iterator[Callable[[Job], None]]:
@@ -108,10 +108,8 @@ class Display:
         if answer["title"]:
             self.line(Text(clean(answer["title"]), style="bold"))
         self.line(clean(answer["text"]))
-        if answer.get("cut_off"):
-            self.line(Text("  (it reached its limit here: raise max_tokens)", style="yellow"))
-        if answer.get("found") is False:
-            self.line(Text("  (not in the document)", style="yellow"))
+        for remark in remarks(answer):
+            self.line(Text(f"  ({remark})", style="yellow"))
         for number, citation in enumerate(answer["citations"], start=1):
             style = "" if citation["verified"] else "yellow"
             self.line(Text(f"  {citation_line(number, citation)}", style=style))
@@ -183,6 +181,12 @@ def clean(text: str) -> str:
     return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) != "Cc")
 
 
+def remarks(answer: Answer) -> list[str]:
+    """What a reader must know of an answer beside its text."""
+    cut_off = ["it reached its limit here and was cut off"] if answer.get("cut_off") else []
+    return cut_off + (["not in the document"] if answer.get("found") is False else [])
+
+
 def citation_line(number: int, citation: Citation) -> str:
     """`[1] page 12 ✓ “quote”`; a quotation that is not in the document, or not word for word, says so."""
     quote = " ".join(clean(citation["quote"]).split())
@@ -212,12 +216,12 @@ def change_line(number: int, change: Mapping[str, Any]) -> str:
 
 
 def quote_line(worker: WorkerQuote) -> str:
-    """`17,398 tokens fit of 1,032,192: read in 2 s, written in 1 s by GLM@main.`"""
+    """`GLM@main: 17,398 tokens, read whole (1,032,192 fit); 2 s of reading, 1 s of writing.`"""
     about = "" if worker["exact"] else "about "
     whole = "read whole" if worker["fits"] else f"read in {worker['sections']} sections"
     seconds = "already read" if worker["already_read"] else _perhaps(worker["read_s"], "reading")
-    tokens = f"{about}{worker['tokens']:,} tokens of {worker['tokens_fit']:,} that fit"
-    return f"{worker['model']}: {tokens}, {whole}; {seconds}, {_perhaps(worker['write_s'], 'writing')}."
+    tokens = f"{about}{worker['tokens']:,} tokens, {whole} ({worker['tokens_fit']:,} fit)"
+    return f"{worker['model']}: {tokens}; {seconds}, {_perhaps(worker['write_s'], 'writing')}."
 
 
 def _perhaps(seconds: float | None, doing: str) -> str:
@@ -289,6 +293,8 @@ def markdown(job: Job, title: str) -> str:
         if answer["title"]:
             lines += [f"## {' '.join(clean(answer['title']).split())}", ""]
         lines += [clean(answer["text"]), ""]
+        for remark in remarks(answer):
+            lines += [f"*({remark})*", ""]
         lines += [
             f"- {citation_line(n, citation)}" for n, citation in enumerate(answer["citations"], start=1)
         ]

@@ -136,7 +136,8 @@ def _server(settings: Settings) -> Iterator[Check]:
     except ClientError as exc:
         yield Check("server", "fail", f"{url}: {exc}")
         return
-    yield Check("server", "ok" if workers else "warn", f"{url}, {len(workers)} model workers")
+    count = f"{len(workers)} model worker{'' if len(workers) == 1 else 's'}"
+    yield Check("server", "ok" if workers else "warn", f"{url}, {count}")
     for worker in workers:
         card, capacity = worker["card"], worker["capacity"]
         fits = f"{capacity['tokens_fit']:,} tokens fit of a window of {card['window']:,}"

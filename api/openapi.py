@@ -78,7 +78,7 @@ def operation(
 ) -> Callable[[Route], Route]:
     """Describe a route: its name is the operation's id, and `problems` are the errors peculiar to it."""
     described: dict[int | str, dict[str, Any]] = dict(responses or {})
-    for status in {status_of(kind) for kind in problems}:
+    for status in sorted({status_of(kind) for kind in problems}):
         codes = sorted(str(vars(kind).get("code", "")) for kind in problems if status_of(kind) == status)
         description = ", ".join(f"`{code}`" for code in codes)
         described[int(status)] = {"description": description, "content": _PROBLEM}
@@ -95,7 +95,8 @@ def operation(
 
 def complete(spec: Any) -> dict[str, Any]:
     """Fill in what APIFlask leaves open: one schema a model, headers, the upload's form, the problems."""
-    order = [tag["name"] for tag in spec["tags"]]
+    order = list(dict.fromkeys(tag["name"] for tag in spec["tags"]))
+    spec["tags"] = [{"name": name} for name in order]
     spec["paths"] = dict(sorted(spec["paths"].items(), key=lambda path: order.index(_tag(path[1]))))
     spec["components"] = {"schemas": _schemas()}
     for path, methods in spec["paths"].items():

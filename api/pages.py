@@ -63,6 +63,7 @@ def blueprint() -> Blueprint:
     ):
         pages.add_url_rule(rule, view_func=view, methods=[method])
     pages.register_error_handler(Exception, _problem)
+    pages.app_errorhandler(404)(_no_such_page)
     pages.add_app_template_filter(duration)
     pages.add_app_template_filter(markdown)
     return pages
@@ -301,6 +302,11 @@ def _problem(exc: Exception) -> ResponseReturnValue:
     """The API's answer to an error, as a page; it asks nothing of the record, which may be what failed."""
     refusal = answer(exc)
     return render_template("problem.html", problem=refusal.get_json()), refusal.status_code
+
+
+def _no_such_page(exc: Exception) -> ResponseReturnValue:
+    """A page for a browser, which names HTML among what it takes; the API's answer for all others."""
+    return _problem(exc) if "text/html" in request.accept_mimetypes.values() else answer(exc)
 
 
 def _go(endpoint: str, **values: Any) -> ResponseReturnValue:

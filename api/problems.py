@@ -152,7 +152,7 @@ class InvalidRequest(ApiError):
 
     def __init__(self, message: str | None = None, *, errors: Iterable[Fault] = ()) -> None:
         errors = list(errors)
-        faults = "; ".join(f"{fault.at}: {fault.message}" for fault in errors[:3])
+        faults = "; ".join(f"{fault.at}: {fault.message.rstrip('.')}" for fault in errors[:3])
         super().__init__(message or (faults and f"{title_of(type(self))[:-1]}: {faults}."), errors=errors)
 
     @classmethod

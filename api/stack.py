@@ -3,6 +3,7 @@
     StackError
     ├── NotInstalled         this is the client alone
     ├── AlreadyRunning       another stack has the data folder
+    ├── FolderUnusable       the data folder cannot be made or written
     ├── BrokerMissing        no server program for the queue
     ├── DatabaseUnusable     it cannot be reached or brought up to date
     └── ChildDied            a process ended before the stack was ready
@@ -79,6 +80,12 @@ class NotInstalled(StackError):
     """Only the client is installed here. Set UNABRIDGED_URL, or pip install 'unabridged[all]'."""
 
     code = "not_installed"
+
+
+class FolderUnusable(StackError):
+    """The data folder cannot be written. Give another: --data, or UNABRIDGED_DATA."""
+
+    code = "folder_unusable"
 
 
 class BrokerMissing(StackError):
@@ -240,8 +247,11 @@ class Stack:
         if any(importlib.util.find_spec(name) is None for name in ("flask", "celery", "alembic")):
             raise NotInstalled
         data = self._settings.data
-        (data / "logs").mkdir(parents=True, exist_ok=True)
-        self._lock(data)
+        try:
+            (data / "logs").mkdir(parents=True, exist_ok=True)
+            self._lock(data)
+        except OSError as exc:
+            raise FolderUnusable(f"{FolderUnusable.__doc__} ({exc})") from exc
         self._listen()
         self._start_broker()
         self._migrate()
@@ -271,9 +281,8 @@ class Stack:
         except OSError as exc:
             listening = _bound("127.0.0.1", 0)
             free = listening.getsockname()[1]
-            self._tell(
-                f"{host}:{port} cannot be had ({exc.strerror}); listening on 127.0.0.1:{free} instead."
-            )
+            why = str(exc.strerror).partition(" (")[0]
+            self._tell(f"{host}:{port} cannot be had ({why}); listening on 127.0.0.1:{free} instead.")
         self._listening = self._closing.enter_context(listening)
         host, port = listening.getsockname()[:2]
         self._settings = self._settings.model_copy(update={"host": host, "port": port})

@@ -3,7 +3,7 @@
 
 function size(bytes) {
   const [unit, scale] = [["gigabyte", 1e9], ["megabyte", 1e6], ["kilobyte", 1e3], ["byte", 1]].find(([, least]) => bytes >= least) ?? ["byte", 1];
-  return new Intl.NumberFormat("en", { style: "unit", unit, maximumFractionDigits: 1 }).format(bytes / scale);
+  return new Intl.NumberFormat("en", { style: "unit", unit, unitDisplay: "long", maximumFractionDigits: 1 }).format(bytes / scale);
 }
 
 function listFiles(input) {

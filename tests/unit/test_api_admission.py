@@ -253,3 +253,4 @@ def test_a_prompt_file_of_the_owner_is_a_kind(settings: Settings, record: Record
     body = {"kind": "obligations", "document_ids": [document_id], "params": {"focus": "rent"}}
     assert app.test_client().post("/v1/jobs", json=body).status_code == 202
     assert app.test_client().post("/v1/jobs", json={**body, "kind": "rights"}).status_code == 422
+    assert "Obligations: rent" in app.test_client().get("/jobs").text

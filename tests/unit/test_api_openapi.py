@@ -51,6 +51,11 @@ def test_every_operation_has_its_own_name_and_says_what_it_does(spec: dict[str, 
         assert all(response["description"] for response in op["responses"].values()), (method, path)
 
 
+def test_every_tag_is_named_once(spec: dict[str, Any]) -> None:
+    names = [tag["name"] for tag in spec["tags"]]
+    assert len(set(names)) == len(names)
+
+
 def test_every_operation_tells_its_problems(spec: dict[str, Any]) -> None:
     for method, path, op in operations(spec):
         problems = {

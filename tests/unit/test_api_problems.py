@@ -51,6 +51,18 @@ def test_an_unknown_address_is_a_problem(client: FlaskClient) -> None:
     assert (response.status_code, response.get_json()["code"]) == (404, "route_not_found")
 
 
+def test_a_browser_at_an_unknown_address_gets_a_page(client: FlaskClient) -> None:
+    asked = "text/html,application/xhtml+xml,image/webp,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7"
+    response = client.get("/nothing", headers={"Accept": asked})
+    assert (response.status_code, response.mimetype) == (404, "text/html")
+    assert "There is nothing at this address" in response.text
+
+
+def test_a_fault_that_is_a_sentence_ends_once(client: FlaskClient) -> None:
+    body = {"kind": "extract", "document_ids": ["doc_x"], "params": {"fields": ["rent: money"]}}
+    assert client.post("/v1/jobs", json=body).get_json()["detail"].endswith("yes/no, date, list.")
+
+
 def test_a_method_that_is_not_taken_says_which_are(client: FlaskClient) -> None:
     response = client.patch("/v1/jobs")
     assert (response.status_code, response.get_json()["code"]) == (405, "method_not_allowed")

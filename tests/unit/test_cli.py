@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from api.cli import main
+from parsers.sniff import BY_SUFFIX
 
 
 @pytest.fixture
@@ -92,6 +93,24 @@ def test_a_folder_without_documents_is_bad_input(run: CliRunner) -> None:
     assert "There are no documents" in said(result)
 
 
+def test_a_batch_takes_every_kind_of_file_that_is_read(run: CliRunner) -> None:
+    result = run.invoke(main, ["batch", ".", "--kind", "summarize", "--out", "answers"])
+
+    assert f"({', '.join(sorted(BY_SUFFIX))})" in said(result)
+
+
+def test_a_batch_says_which_kinds_of_file_it_leaves_out(run: CliRunner, document: Path) -> None:
+    Path("answers").mkdir()
+    Path("answers", f"{document.name}.json").touch()
+    for name in ("photo.jpg", "letter.DOC", "LICENSE"):
+        Path(name).touch()
+
+    result = run.invoke(main, ["batch", ".", "--kind", "summarize", "--out", "answers"])
+
+    assert result.exit_code == 0
+    assert "left out: .doc, .jpg, LICENSE." in said(result)
+
+
 def test_a_batch_with_every_answer_there_has_nothing_to_do(run: CliRunner, document: Path) -> None:
     Path("answers").mkdir()
     Path("answers", f"{document.name}.json").touch()
@@ -107,15 +126,32 @@ def test_nobody_there_is_told_at_once(run: CliRunner, document: Path, nowhere: s
     result = run.invoke(main, ["ask", str(document), "Why?", "--json"], env={"UNABRIDGED_URL": nowhere})
 
     assert result.exit_code == 3
-    assert json.loads(result.stdout)["error"]["code"] == "unreachable"
-    assert nowhere in result.stderr
+    error = json.loads(result.stdout)["error"]
+    assert error["code"] == "unreachable"
+    assert nowhere in error["message"]
+    assert said(result) == f"{error['message']} (unreachable)"
+    assert "start a server" in error["message"]
 
 
-def test_wrong_settings_are_bad_input(run: CliRunner) -> None:
-    result = run.invoke(main, ["jobs"], env={"UNABRIDGED_JOBS_PER_CARD": "none"})
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("UNABRIDGED_JOBS_PER_CARD", "none", "UNABRIDGED_JOBS_PER_CARD: Input should be a valid integer"),
+        ("UNABRIDGED_WEBHOOK_ALLOW", "10.0.0.0/8", "Lists are JSON"),
+    ],
+)
+def test_wrong_settings_are_bad_input(run: CliRunner, name: str, value: str, complaint: str) -> None:
+    result = run.invoke(main, ["jobs"], env={name: value})
 
     assert result.exit_code == 2
-    assert "jobs_per_card" in said(result)
+    assert complaint in said(result)
+
+
+def test_a_data_folder_that_cannot_be_made_is_told(run: CliRunner, document: Path) -> None:
+    result = run.invoke(main, ["serve", "--data", str(document / "data")])
+
+    assert result.exit_code == 3
+    assert "UNABRIDGED_DATA" in said(result)
 
 
 def test_the_doctor_looks_at_everything(run: CliRunner) -> None:

@@ -223,6 +223,28 @@ def test_markdown_has_question_answer_citation_and_receipt() -> None:
     assert "\n---\n\nRead 30 of 34 pages" in page
 
 
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [({"cut_off": True}, "(it reached its limit here"), ({"found": False}, "(not in the")],
+)
+def test_an_answer_that_is_cut_off_or_absent_says_so_on_screen_and_on_the_page(
+    capsys: pytest.CaptureFixture[str], state: dict[str, bool], said: str
+) -> None:
+    answer: dict[str, Any] = {
+        "title": None,
+        "text": "Ten",
+        "found": True,
+        "cut_off": False,
+        "citations": [],
+        **state,
+    }
+    told = job(result={"answers": [answer], "data": None, "calls": []})
+    Display().job(told)
+
+    assert said in capsys.readouterr().out
+    assert said in markdown(told, "tower.pdf")
+
+
 def test_a_change_is_a_line_with_both_places_and_the_words_that_differ() -> None:
     change = {
         "kind": "changed",
@@ -251,10 +273,7 @@ def test_a_quote_says_what_fits_and_how_long_it_takes() -> None:
         "fits": True, "sections": 1, "already_read": False, "read_s": 75.2, "write_s": None,
     }  # fmt: skip
     assert quote_line(worker) == (
-        "m@1: 17,398 tokens of 1,000,000 that fit, read whole; "
-        "1 min 15 s of reading, writing not measured yet."
+        "m@1: 17,398 tokens, read whole (1,000,000 fit); 1 min 15 s of reading, writing not measured yet."
     )
     about = quote_line({**worker, "exact": False, "fits": False, "sections": 3, "already_read": True})
-    assert about.startswith(
-        "m@1: about 17,398 tokens of 1,000,000 that fit, read in 3 sections; already read,"
-    )
+    assert about.startswith("m@1: about 17,398 tokens, read in 3 sections (1,000,000 fit); already read,")

@@ -507,13 +507,14 @@ def test_changes_between_versions_are_shown_word_by_word_with_both_places(
     ]
     data = {"changes": changes, "unchanged": 7, "explained": 0}
     answers: list[dict[str, Any]] = [
-        {"title": None, "text": "It moved.", "found": True, "cut_off": False, "citations": []}
+        {"title": None, "text": "It moved.", "found": True, "cut_off": True, "citations": []}
     ]
     response = client.get(f"/jobs/{completed(record, story, harbour, answers, data=data, kind='compare').id}")
     assert "<del>May</del><ins>&lt;June&gt;</ins>" in response.text
+    assert "It moved. The answer reached its limit here and was cut off." in words(response)
     assert "1 change" in words(response)
     assert "shown 0 of 1 change" in words(response)
-    assert "7 paragraphs did not change, 1 of them but for the number" in words(response)
+    assert "7 passages did not change, 1 of them but for the number" in words(response)
 
 
 def test_a_document_says_how_long_it_takes_to_read(
