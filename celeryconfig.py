@@ -7,7 +7,7 @@ one that is lost is sent again by the sweep.
 
 from __future__ import annotations
 
-from jobs.queues import CPU, DELIVER, MODEL, PARSE, READ, SWEEP, TIDY
+from jobs.queues import CPU, DELIVER, MODEL, PARSE, QUICK, READ, SWEEP, TIDY
 from settings import Settings
 
 _settings = Settings()
@@ -22,9 +22,9 @@ enable_utc = True
 
 task_routes = {
     PARSE: {"queue": CPU},
-    DELIVER: {"queue": CPU},
-    SWEEP: {"queue": CPU},
-    TIDY: {"queue": CPU},
+    DELIVER: {"queue": QUICK},
+    SWEEP: {"queue": QUICK},
+    TIDY: {"queue": QUICK},
     READ: {"queue": MODEL},
 }
 task_default_queue = CPU
@@ -44,7 +44,7 @@ broker_transport_options = {
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
     "health_check_interval": 25,
-    "retry_on_timeout": True,
+    "max_retries": 0,  # a ring nobody hears is the sweep's; Celery's own loop brings a worker back
     "priority_steps": list(range(10)),
     "queue_order_strategy": "priority",
 }

@@ -9,7 +9,7 @@ log = structlog.get_logger()
 
 #: Seconds a probe of the broker may take.
 PROBE_S = 2.0
-#: Behind what beat sends (0, the first on Redis): a thousand uploads must not keep the sweep waiting.
+#: Behind what beat sends (0, the first on Redis): a thousand webhooks must not keep the sweep waiting.
 PRIORITY = 5
 
 
@@ -19,7 +19,7 @@ class Doorbell:
     def __init__(self, queue: Celery) -> None:
         self._queue = queue
 
-    def __call__(self, task: str, queue: str, subject_id: str) -> None:
+    def __call__(self, task: str, queue: str, subject_id: str) -> bool:
         """Send `task` with the subject's id, and nothing else. A failure is logged, never raised."""
         try:
             self._queue.send_task(
@@ -27,6 +27,8 @@ class Doorbell:
             )
         except Exception as exc:  # whatever kombu and its transports raise
             log.warning("ring_failed", task=task, subject_id=subject_id, error=repr(exc))
+            return False
+        return True
 
     def answers(self) -> bool:
         """Whether the broker takes connections."""

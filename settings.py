@@ -7,9 +7,9 @@ import os
 import secrets
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024**2
@@ -93,6 +93,14 @@ class Settings(BaseSettings):
     prompts: Path | None = None
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _beats_within_the_lease(self) -> Self:
+        if self.heartbeat_s >= self.lease_s:
+            raise ValueError(
+                "UNABRIDGED_HEARTBEAT_S must be shorter than UNABRIDGED_LEASE_S, which it renews"
+            )
+        return self
 
     @property
     def database(self) -> str:

@@ -52,6 +52,7 @@ _HEADERS = {
     "create_job": [_KEY, _WAIT],
     "retry_job": [_KEY],
     "create_batch": [_KEY],
+    "replay_delivery": [_KEY],
     "get_job": [_WAIT],
     "stream_events": [_LAST_EVENT],
 }

@@ -184,8 +184,7 @@ def retry(job_id: str) -> ResponseReturnValue:
 
 def delete(document_id: str) -> ResponseReturnValue:
     """Forget a document, its file and its finished jobs."""
-    record = services().record
-    record.files.delete(record.documents.delete(document_id))
+    services().record.documents.delete(document_id)
     return _go("pages.documents")
 
 
@@ -238,9 +237,9 @@ def _uploaded() -> list[str]:
     """Ids of the documents that came with the form."""
     ids = []
     for part in filter(None, request.files.getlist("file")):
-        upload = Upload.keep(part)
+        upload = Upload.of(part)
         row, _ = services().record.documents.add(
-            upload.stored, filename=upload.filename, password=request.form.get("password") or None
+            upload.file, filename=upload.filename, password=request.form.get("password") or None
         )
         ids.append(row.id)
     return ids

@@ -29,11 +29,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
+from urllib.parse import urlsplit
 
 import httpx
 
 from api.broker import Broker, server_program
-from settings import Settings
+from settings import MIB, Settings
 
 #: A process gets this long to end by itself, seconds.
 GRACE_S = 10.0
@@ -41,6 +42,9 @@ GRACE_S = 10.0
 BACKOFF_S = (0.5, 30.0)
 #: A process that lived this long was well; its next death begins a new count, seconds.
 WELL_AFTER_S = 60.0
+
+#: A log that is longer is put aside, in place of the one before it, when its process starts, bytes.
+LOG_LIMIT = 64 * MIB
 
 #: What takes no longer than this to start is not worth a word, seconds.
 PATIENCE_S = 2.0
@@ -175,6 +179,8 @@ class Child:
     def _run(self) -> str:
         """Start it and wait for its end; how it ended, in words."""
         keeper = [sys.executable, "-I", "-S", "-c", _KEEPER, str(os.getpid())]
+        if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
+            self.log.replace(f"{self.log}.1")
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*keeper, *self._command],
@@ -289,7 +295,7 @@ class Stack:
         self.url = f"http://{_reachable(host)}:{port}"
         state = self._settings.data / "stack.json"
         draft = state.with_suffix(".new")
-        draft.write_text(json.dumps({"url": self.url, "pid": os.getpid()}))
+        draft.write_text(json.dumps({"url": self.url}))
         draft.replace(state)
         self._closing.callback(state.unlink, missing_ok=True)
 
@@ -334,6 +340,7 @@ class Stack:
         celery = [sys.executable, "-m", "celery", "-A", "worker.tasks"]
         level = f"--loglevel={self._settings.log_level}"
         self._run("cpu-worker", [*celery, "worker", level, *_worker("cpu", "cpu", 2)])
+        self._run("quick-worker", [*celery, "worker", level, *_worker("quick", "quick", 4)])
         for number, card in enumerate(self._cards()):
             options = _worker("model", f"model{number}", self._settings.jobs_per_card)
             environment = {"CUDA_VISIBLE_DEVICES": card} if card else {}
@@ -391,11 +398,12 @@ class Stack:
 def running(data: Path) -> str | None:
     """The URL of the stack that runs on a data folder, or None."""
     try:
-        state = json.loads((data / "stack.json").read_text())
-        os.kill(state["pid"], 0)
-    except (OSError, ValueError, KeyError):
+        url = str(json.loads((data / "stack.json").read_text())["url"])
+        address = urlsplit(url)
+        socket.create_connection((address.hostname, address.port), timeout=1.0).close()
+    except (OSError, ValueError, KeyError):  # none was started, or it was killed
         return None
-    return str(state["url"])
+    return url
 
 
 def cards() -> list[str]:

@@ -1,4 +1,4 @@
-"""An upload: the file of a multipart form, kept under its hash, and a file name that is safe to show."""
+"""An upload: the file of a multipart form, and a file name that is safe to show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import cast
 
 from werkzeug.datastructures import FileStorage
 
-from jobs.files import Incoming, Stored
+from jobs.files import Incoming
 
 #: Control characters, and marks that turn the direction of text (Unicode TR 36, section 2.7).
 _DECEIVING = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -17,19 +17,15 @@ _DECEIVING = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file that was received and is kept."""
+    """A file of a request, which was written to disk and hashed while it came in."""
 
-    stored: Stored
+    file: Incoming
     filename: str
 
     @classmethod
-    def keep(cls, part: FileStorage) -> Upload:
-        """Keep a file of a request, which was written to disk and hashed while it came in.
-
-        Raises:
-            UploadEmpty, StorageFull: it cannot be kept.
-        """
-        return cls(cast(Incoming, part.stream).keep(), clean(part.filename))
+    def of(cls, part: FileStorage) -> Upload:
+        """The upload in a part of a form."""
+        return cls(cast(Incoming, part.stream), clean(part.filename))
 
 
 def clean(filename: str | None) -> str:

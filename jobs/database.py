@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,9 +22,14 @@ from sqlalchemy.orm import Session
 
 from jobs.tables import OutboxRow
 
-#: Sends `(task, queue, subject_id)` to the queue. Must not raise: what nobody heard the sweep rings again.
-Ring = Callable[[str, str, str], None]
+#: Sends `(task, queue, subject_id)` to the queue; whether it was taken. Must not raise.
+Ring = Callable[[str, str, str], bool]
 Clock = Callable[[], datetime]
+
+
+def ring_all(ring: Ring, messages: Iterable[tuple[str, str, str]]) -> None:
+    """Ring until nobody hears, for each try may take seconds: the sweep rings for the rest."""
+    all(ring(*message) for message in messages)
 
 
 def utc_now() -> datetime:
@@ -36,6 +41,17 @@ def utc_now() -> datetime:
 BUSY_S = 30.0
 
 
+#: A PostgreSQL that went away without a word is noticed within a lease (libpq, "Parameter Key Words").
+#: What a URL says goes before.
+IMPATIENT = {
+    "connect_timeout": "5",
+    "tcp_user_timeout": "15000",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "2",
+}
+
+
 def open_engine(url: str) -> Engine:
     """An SQLAlchemy engine for PostgreSQL or SQLite.
 
@@ -45,7 +61,9 @@ def open_engine(url: str) -> Engine:
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        return create_engine(
+            parsed.set(query=IMPATIENT | parsed.query), pool_pre_ping=True, pool_size=10, max_overflow=20
+        )
     if parsed.database and parsed.database != ":memory:":
         _make(Path(parsed.database))
     engine = create_engine(parsed, connect_args={"timeout": 30})
@@ -116,8 +134,7 @@ class Database:
         with Session(self.engine, expire_on_commit=False) as session:
             with self._turn, session.begin():
                 yield session
-            for message in session.info.get("rings", ()):
-                self._ring(*message)
+            ring_all(self._ring, session.info.get("rings", ()))
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

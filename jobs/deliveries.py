@@ -15,7 +15,7 @@ from jobs.idempotency import Key, once
 from jobs.ids import new_id
 from jobs.lease import claim, held
 from jobs.objects import Job
-from jobs.queues import CPU, DELIVER
+from jobs.queues import DELIVER, QUICK
 from jobs.status import DeliveryStatus
 from jobs.tables import DeliveryRow, JobRow
 
@@ -48,7 +48,7 @@ class Deliveries:
         )
         session.add(row)
         session.flush()
-        self._database.post(session, DELIVER, CPU, row.id)
+        self._database.post(session, DELIVER, QUICK, row.id)
 
     def of_job(self, job_id: str) -> Sequence[DeliveryRow]:
         """Every delivery for a job, oldest first."""
@@ -87,7 +87,7 @@ class Deliveries:
                 self._database.drop(session, row.id)
                 row.status = DeliveryStatus.QUEUED
                 row.tries = 0
-                self._database.post(session, DELIVER, CPU, row.id)
+                self._database.post(session, DELIVER, QUICK, row.id)
                 return row
 
             return once(self._database, session, key, DeliveryRow, make)[0]
@@ -121,4 +121,4 @@ class Deliveries:
             return
         row.status = DeliveryStatus.QUEUED
         wait = timedelta(seconds=RETRY_AFTER_S[row.tries - 1])
-        self._database.post(session, DELIVER, CPU, row.id, after=wait)
+        self._database.post(session, DELIVER, QUICK, row.id, after=wait)

@@ -1,4 +1,8 @@
-"""Documents: uploads on their way to pages of text."""
+"""Documents: uploads on their way to pages of text.
+
+A file is there as long as its document is: it gets its name in the transaction that records the document, and
+is removed in one that leaves no document of its bytes. Both hold a lock on the SHA-256.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from jobs.database import Database
 from jobs.errors import DocumentInUse, DocumentNotFound
-from jobs.files import Stored
+from jobs.files import FileStore, Incoming
 from jobs.idempotency import Key, once
 from jobs.ids import new_id
 from jobs.lease import claim, held, hold
@@ -24,30 +28,36 @@ _ASKED_AT_ONCE = 1_000
 
 
 class Documents:
-    """The documents in the record."""
+    """The documents in the record, and their files."""
 
-    def __init__(self, database: Database, *, lease_s: float, parser_version: str | None = None) -> None:
+    def __init__(
+        self, database: Database, files: FileStore, *, lease_s: float, parser_version: str | None = None
+    ) -> None:
         """Text of other parsers than `parser_version` is made anew when it is asked for; None: never."""
         self._database = database
+        self._files = files
         self._lease_s = lease_s
         self._parser_version = parser_version
 
     def add(
-        self, stored: Stored, *, filename: str, password: str | None, key: Key | None = None
+        self, file: Incoming, *, filename: str, password: str | None, key: Key | None = None
     ) -> tuple[DocumentRow, bool]:
-        """Record an upload and ask for its text; the row, and whether it is new.
+        """Keep an upload, record it and ask for its text; the row, and whether it is new.
 
         The same bytes are the same document. One that failed or was read by older parsers is read again.
 
         Raises:
+            UploadEmpty, StorageFull: it cannot be kept.
             NotFound: the key's first request made a document that was deleted since.
         """
+        stored = file.seal()  # before the transaction, which others wait for
         with self._database.transaction() as session:
             new = False
 
             def make() -> DocumentRow:
                 nonlocal new
-                self._database.alone(session, f"upload {stored.sha256}")
+                self._alone(session, stored.sha256)
+                file.keep()
                 row = session.scalar(
                     select(DocumentRow).where(DocumentRow.sha256 == stored.sha256).with_for_update()
                 )
@@ -139,14 +149,18 @@ class Documents:
         with self._database.reading() as session:
             return page_of(session, select(DocumentRow), DocumentRow.id, limit=limit, after=after)
 
-    def delete(self, document_id: str) -> str:
-        """Forget a document and the finished jobs on it; the SHA-256 of the file to delete.
+    def delete(self, document_id: str) -> None:
+        """Forget a document, its files and the finished jobs on it.
+
+        The files go first: after a crash in between, what is left is a document to delete once more.
 
         Raises:
             DocumentNotFound: no such id.
             DocumentInUse: an unfinished job needs it.
         """
+        sha256 = self.get(document_id).sha256
         with self._database.transaction() as session:
+            self._alone(session, sha256)
             [row] = self.locked(session, [document_id])
             jobs = JobRow.id.in_(
                 select(JobDocumentRow.job_id).where(JobDocumentRow.document_id == document_id)
@@ -156,7 +170,15 @@ class Documents:
             session.execute(delete(JobRow).where(jobs), execution_options={"synchronize_session": False})
             self._database.drop(session, document_id)
             session.delete(row)
-            return row.sha256
+            session.flush()
+            self._files.delete(sha256)
+
+    def discard(self, sha256: str) -> None:
+        """Remove the files of bytes that no document has."""
+        with self._database.transaction() as session:
+            self._alone(session, sha256)
+            if session.scalar(select(DocumentRow.id).where(DocumentRow.sha256 == sha256)) is None:
+                self._files.delete(sha256)
 
     def claim(self, document_id: str) -> DocumentRow | None:
         """Take a document to parse it."""
@@ -210,6 +232,10 @@ class Documents:
             *(row.warnings or []),
             f"It could not be read anew ({error['code']}); the text is that of parsers {row.parser_version}.",
         ]
+
+    def _alone(self, session: Session, sha256: str) -> None:
+        """Nobody else gives or takes a name to files of these bytes until the transaction ends."""
+        self._database.alone(session, f"upload {sha256}")
 
     def _outdated(self, row: DocumentRow) -> bool:
         """Whether the text was made by other parsers than today's, and these have not tried yet."""

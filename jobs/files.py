@@ -88,8 +88,8 @@ class Incoming(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         return self._file.readinto(buffer)
 
-    def keep(self) -> Stored:
-        """Move the file to its name, durably.
+    def seal(self) -> Stored:
+        """Have every byte on the disk, however long that takes; what the file will be kept as.
 
         Raises:
             UploadEmpty: nothing was written.
@@ -97,12 +97,17 @@ class Incoming(io.RawIOBase):
         """
         if not self._size:
             raise UploadEmpty
-        digest = self._hash.hexdigest()
         with _disk():
             os.fsync(self._file.fileno())
-            os.replace(self._path, self._path.with_name(digest))
+        return Stored(self._hash.hexdigest(), self._size)
+
+    def keep(self) -> Stored:
+        """Move the file to its name, durably. Raises what `seal` raises."""
+        stored = self.seal()
+        with _disk():
+            os.replace(self._path, self._path.with_name(stored.sha256))
             _sync_folder(self._path.parent)
-        return Stored(digest, self._size)
+        return stored
 
     def close(self) -> None:
         if not self.closed:

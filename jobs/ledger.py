@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from sqlalchemy import exists, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from jobs.database import Database
 from jobs.deliveries import Deliveries
@@ -195,6 +195,12 @@ class Ledger:
             query = query.where(JobRow.batch_id == batch_id)
         with self._database.reading() as session:
             return page_of(session, query, JobRow.id, limit=limit, after=after)
+
+    def completed(self, *, limit: int) -> Sequence[JobRow]:
+        """The newest completed jobs, without their results, which may be megabytes each."""
+        query = select(JobRow).where(JobRow.status == Status.COMPLETED).order_by(JobRow.id.desc())
+        with self._database.reading() as session:
+            return session.scalars(query.limit(limit).options(defer(JobRow.result, raiseload=True))).all()
 
     def batch(self, batch_id: str) -> tuple[BatchRow, dict[Status, int]]:
         """A batch, and how many of its jobs stand where.

@@ -259,6 +259,12 @@ def params_of(kind: str) -> type[Params]:
     return PARAMS[Kind(kind)] if kind in PARAMS else OwnParams
 
 
+def _check_short(metadata: dict[str, str]) -> dict[str, str]:
+    if any(len(name) > 64 or len(value) > 1_000 for name, value in metadata.items()):
+        raise ValueError("a name has 64 characters at most, a value 1,000")
+    return metadata
+
+
 class Work(BaseModel):
     """What a job and a batch have in common."""
 
@@ -266,8 +272,10 @@ class Work(BaseModel):
 
     kind: AnyKind = Field(description="One of ours, or the name of a prompt file of the server's owner.")
     params: dict[str, JsonValue] = Field(default_factory=dict, description="Depends on the kind.")
-    metadata: dict[str, str] = Field(
-        default_factory=dict, max_length=16, description="Yours; returned as given."
+    metadata: Annotated[dict[str, str], AfterValidator(_check_short)] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="Yours, of 1,000 characters at most with names of 64; returned as given.",
     )
     webhook_url: Annotated[str, Field(max_length=2048), AfterValidator(_check_url)] | None = None
     timeout_s: float | None = Field(default=None, gt=0, le=30 * 24 * 3600, description="Expires after this.")

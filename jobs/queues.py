@@ -1,6 +1,9 @@
 """Names of the queues and of the tasks on them: the words API and workers exchange through the broker."""
 
+#: Parsing, which may take minutes a file.
 CPU = "cpu"
+#: The sweep and webhooks, which wait for no file.
+QUICK = "quick"
 MODEL = "model"
 
 PARSE = "unabridged.parse"

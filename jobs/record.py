@@ -45,8 +45,10 @@ def open_record(
     it is open already.
     """
     database = Database(engine or open_engine(settings.database), ring=ring, clock=clock)
-    documents = Documents(database, lease_s=settings.lease_s, parser_version=parser_version)
-    deliveries = Deliveries(database, lease_s=settings.lease_s)
+    files = FileStore(settings.data, max_upload_bytes=settings.max_upload_bytes)
+    documents = Documents(database, files, lease_s=settings.lease_s, parser_version=parser_version)
+    # A delivery has no heart: its lease outlasts the longest try.
+    deliveries = Deliveries(database, lease_s=settings.lease_s + settings.webhook_timeout_s)
     return Record(
         database=database,
         documents=documents,
@@ -61,5 +63,5 @@ def open_record(
         ),
         deliveries=deliveries,
         workers=Workers(database),
-        files=FileStore(settings.data, max_upload_bytes=settings.max_upload_bytes),
+        files=files,
     )

@@ -8,12 +8,12 @@ from datetime import timedelta
 
 from sqlalchemy import Select, and_, delete, exists, or_, select
 
-from jobs.database import Database, Ring
+from jobs.database import Database, Ring, ring_all
 from jobs.deliveries import Deliveries
 from jobs.documents import Documents
 from jobs.lease import HELD, Leased
 from jobs.ledger import Ledger
-from jobs.queues import CPU, MODEL, PARSE, READ, own_queue
+from jobs.queues import CPU, MODEL, PARSE, QUICK, READ, own_queue
 from jobs.status import DocumentStatus, Phase, Status
 from jobs.tables import DeliveryRow, DocumentRow, IdempotencyRow, JobDocumentRow, JobRow, OutboxRow, WorkerRow
 from jobs.workers import GONE_AFTER_S, ready
@@ -166,7 +166,7 @@ class Sweep:
     def _ring_again(self) -> int:
         """Ring what became due, and, where the queue is empty, what was rung and not answered."""
         now = self._database.clock()
-        empty = [queue for queue in (CPU, MODEL) if not self._waiting(queue)]
+        empty = [queue for queue in (CPU, QUICK, MODEL) if not self._waiting(queue)]
         due = and_(OutboxRow.rung_at.is_(None), OutboxRow.due_at <= now)
         unheard = and_(
             OutboxRow.rung_at < now - timedelta(seconds=self._ring_again_s), OutboxRow.queue.in_(empty)
@@ -185,6 +185,5 @@ class Sweep:
                     free = self._ledger.free_queue(session, row.subject_id)
                     row.queue = free or MODEL
                 row.rung_at = now
-        for row in rows:
-            self._ring(row.task, row.queue, row.subject_id)
+        ring_all(self._ring, [(row.task, row.queue, row.subject_id) for row in rows])
         return len(rows)

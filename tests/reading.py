@@ -34,11 +34,10 @@ def add_parsed(record: Record, document: parsers.Document, *, name: str) -> str:
     """What a parser made of a file, in the record; its id."""
     with record.files.incoming() as file:
         file.write(f"{name} {hash(document.pages)}".encode())
-        stored = file.keep()
-    row, _ = record.documents.add(stored, filename=name, password=None)
+        row, _ = record.documents.add(file, filename=name, password=None)
     claimed = record.documents.claim(row.id)
     assert claimed is not None
-    record.files.save_text(stored.sha256, "1", json.dumps(document.to_json()).encode())
+    record.files.save_text(row.sha256, "1", json.dumps(document.to_json()).encode())
     facts = {"media_type": document.media_type, "paged": document.paged, "parser_version": "1"}
     record.documents.ready(claimed, {"pages_total": len(document.pages), **facts})
     return row.id

@@ -45,8 +45,9 @@ class Doorbell:
 
     messages: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def __call__(self, task: str, queue: str, subject_id: str) -> None:
+    def __call__(self, task: str, queue: str, subject_id: str) -> bool:
         self.messages.append((task, queue, subject_id))
+        return True
 
     def take(self) -> list[tuple[str, str, str]]:
         """Everything in the queue, which is then empty."""

@@ -28,10 +28,8 @@ class Story:
 
     def upload(self, data: bytes | None = None, *, password: str | None = None) -> DocumentRow:
         """A document that waits for its parser; new bytes unless some are given."""
-        with self._record.files.incoming() as file:
-            file.write(data or f"text {next(self._numbers)}".encode())
-            stored = file.keep()
-        return self._record.documents.add(stored, filename="a.txt", password=password)[0]
+        data = data or f"text {next(self._numbers)}".encode()
+        return added(self._record, data, filename="a.txt", password=password)[0]
 
     def parse(self, document: DocumentRow) -> DocumentRow:
         """The document, its text stored and the jobs that waited for it rung."""
@@ -70,6 +68,13 @@ class Story:
         claimed = self._record.deliveries.claim(delivery.id)
         assert claimed is not None
         return claimed
+
+
+def added(record: Record, data: bytes, **more: Any) -> tuple[DocumentRow, bool]:
+    """An upload of these bytes, recorded; the row, and whether it is new."""
+    with record.files.incoming() as file:
+        file.write(data)
+        return record.documents.add(file, **{"filename": "a.pdf", "password": None} | more)
 
 
 def question(*documents: DocumentRow, **work: Any) -> NewJob:

@@ -29,16 +29,27 @@ log = structlog.get_logger()
 
 @dataclass
 class CpuWorker:
-    """What parses, delivers and sweeps."""
+    """What parses."""
 
     record: Record
     parsing: Parsing
-    webhooks: Webhooks
-    sweep: Sweep
 
     def close(self) -> None:
         """End the waiting parsers and let go of the database."""
         self.parsing.close()
+        self.record.close()
+
+
+@dataclass
+class QuickWorker:
+    """What delivers and sweeps."""
+
+    record: Record
+    webhooks: Webhooks
+    sweep: Sweep
+
+    def close(self) -> None:
+        """Let go of the database."""
         self.record.close()
 
 
@@ -92,8 +103,8 @@ class ModelWorker:
                 log.warning("announce_failed", exc_info=True)
 
 
-def cpu_worker(settings: Settings, *, ring: Ring, waiting: Callable[[str], int]) -> CpuWorker:
-    """Build a CPU worker. `waiting(queue)` counts the messages in a queue."""
+def cpu_worker(settings: Settings, *, ring: Ring) -> CpuWorker:
+    """Build a worker that parses."""
     record = open_record(settings, ring=ring, parser_version=parsers.PARSER_VERSION)
     limits = parsers.Limits(
         max_bytes=settings.max_upload_bytes,
@@ -107,6 +118,14 @@ def cpu_worker(settings: Settings, *, ring: Ring, waiting: Callable[[str], int])
         parsing=Parsing(
             record, parsers.Sandbox(limits), heartbeat_s=settings.heartbeat_s, lease_s=settings.lease_s
         ),
+    )
+
+
+def quick_worker(settings: Settings, *, ring: Ring, waiting: Callable[[str], int]) -> QuickWorker:
+    """Build a worker that delivers and sweeps. `waiting(queue)` counts the messages in a queue."""
+    record = open_record(settings, ring=ring, parser_version=parsers.PARSER_VERSION)
+    return QuickWorker(
+        record=record,
         webhooks=Webhooks(
             record.deliveries,
             secret=settings.signing_secret,

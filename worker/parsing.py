@@ -56,6 +56,7 @@ class Parsing:
             self._record.ledger.documents_changed(waiting)
         except LeaseLost:
             log.warning("document_lease_lost", document_id=row.id, attempt=row.attempt)
+            documents.discard(row.sha256)  # it may have been deleted before its text was kept
 
     def _facts(self, row: DocumentRow) -> dict[str, object]:
         """Parse, keep the text, and tell what the row should say about it."""

@@ -70,7 +70,7 @@ class Post:
             return Reply(None, b"", f"refused: {exc}"[:ERROR_LENGTH], refused=True)
         except TimeoutError:
             return Reply(None, b"", f"Timeout: the reply did not end within {self._timeout_s:g} s")
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OSError) as exc:  # UnicodeError: no name
             return Reply(None, b"", f"{type(exc).__name__}: {exc}"[:ERROR_LENGTH])
 
     async def _exchange(

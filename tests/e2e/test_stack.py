@@ -17,7 +17,7 @@ from queue import Queue
 import pytest
 
 from api.client import Client, Job
-from api.stack import AlreadyRunning, Child, DatabaseUnusable, Stack, running
+from api.stack import LOG_LIMIT, AlreadyRunning, Child, DatabaseUnusable, Stack, running
 from jobs.status import Kind, Status
 from settings import Settings
 
@@ -110,6 +110,14 @@ def test_other_commands_find_the_stack(stack: Stack) -> None:
     assert running(data) == stack.url
 
 
+def test_what_a_killed_stack_wrote_down_is_not_taken_for_one_that_runs(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    (tmp_path / "stack.json").write_text(json.dumps({"url": url, "pid": os.getpid()}))
+
+    assert running(tmp_path) is None
+
+
 def test_a_second_stack_on_the_same_folder_is_refused(stack: Stack) -> None:
     data = Path(stack.children[0].log).parents[1]
 
@@ -121,7 +129,7 @@ def test_a_second_stack_on_the_same_folder_is_refused(stack: Stack) -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [["broker"], ["api"], ["cpu-worker"], ["model-worker-0"], ["beat"], ["broker", "beat"]],
+    [["broker"], ["api"], ["cpu-worker"], ["quick-worker"], ["model-worker-0"], ["beat"], ["broker", "beat"]],
     ids=", ".join,
 )
 def test_what_is_killed_is_started_again(stack: Stack, client: Client, names: list[str]) -> None:
@@ -143,6 +151,23 @@ def test_a_job_outlives_the_worker_that_reads_it(stack: Stack, client: Client) -
     os.killpg(worker.pid or 0, signal.SIGKILL)
 
     assert client.wait(job["id"])["status"] == Status.COMPLETED
+
+
+def test_a_lost_job_is_found_and_told_of_while_every_parser_is_busy(stack: Stack, client: Client) -> None:
+    document = client.upload(f"The tower has {next(_numbers)} steps.".encode(), filename="tower.txt")
+    assert until(lambda: client.document(document["id"])["status"] == "ready")
+    [parser] = [child for child in stack.children if child.name == "cpu-worker"]
+    [worker] = [child for child in stack.children if child.name == "model-worker-0"]
+    os.killpg(parser.pid or 0, signal.SIGSTOP)
+    try:
+        os.killpg(worker.pid or 0, signal.SIGSTOP)
+        job = client.create_job(Kind.ASK, [document["id"]], params=QUESTION, webhook_url="https://a.invalid/")
+        os.killpg(worker.pid or 0, signal.SIGKILL)
+
+        assert until(lambda: client.job(job["id"])["status"] == Status.COMPLETED, 60)
+        assert until(lambda: bool(client.deliveries(job["id"])[0]["tries"]))
+    finally:
+        os.killpg(parser.pid or 0, signal.SIGCONT)
 
 
 def test_a_database_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
@@ -281,6 +306,18 @@ def test_a_killed_child_is_started_again(watch: Callable[[str], Watched]) -> Non
     watched.wait_for_start()
 
     assert watched.deaths.get(timeout=10) == "was killed by SIGKILL"
+
+
+def test_a_long_log_is_put_aside_when_its_child_starts_again(watch: Callable[[str], Watched]) -> None:
+    watched = watch("time.sleep(600)")
+    watched.wait_for_start()
+    os.truncate(watched.child.log, LOG_LIMIT + 1)
+
+    os.killpg(watched.child.pid or 0, signal.SIGKILL)
+    watched.wait_for_start()
+
+    assert watched.child.log.stat().st_size == 0
+    assert Path(f"{watched.child.log}.1").stat().st_size == LOG_LIMIT + 1
 
 
 def test_a_stopped_child_is_not_started_again(watch: Callable[[str], Watched]) -> None:

@@ -107,10 +107,12 @@ def test_work_is_taken_while_the_broker_is_down_and_rung_when_it_is_back(
     upload(client, b"before")
     server.stop()
     began = time.monotonic()
-    upload(client, b"meanwhile")
+    for number in range(3):  # the first on a connection that was open, the others on none
+        upload(client, b"meanwhile %d" % number)
     assert time.monotonic() - began < 5
     assert "broker" in missing(client)
     server.start()
     until(lambda: "broker" not in missing(client))
     upload(client, b"after")
-    assert Doorbell(queue).waiting(CPU) == 2  # what was rung meanwhile is left to the sweep
+    # What was rung meanwhile is left to the sweep, and so is the first, if it died with the broker.
+    assert Doorbell(queue).waiting(CPU) in {1, 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from story import Story
 from api.app import create_app
 from api.services import assemble
 from jobs.database import open_engine
-from jobs.record import Record
+from jobs.record import Record, open_record
 from settings import Settings
 
 if TYPE_CHECKING:
@@ -32,6 +33,18 @@ def database_engine(postgresql: PostgreSQL) -> Iterator[Engine]:
 @pytest.fixture
 def app(settings: Settings, record: Record) -> APIFlask:
     return create_app(assemble(settings, record, broker_answers=lambda: True, migrated=lambda: True))
+
+
+@pytest.mark.timeout(30)
+def test_a_server_that_takes_connections_and_says_nothing_is_told(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/nothing"
+        lost = settings.model_copy(update={"database_url": url})
+        record = open_record(lost, ring=lambda *_: True)
+        app = create_app(assemble(lost, record, broker_answers=lambda: True, migrated=lambda: True))
+        answer = app.test_client().get("/v1/jobs")
+        assert (answer.status_code, answer.get_json()["code"]) == (503, "database_unavailable")
+        record.close()
 
 
 @pytest.mark.parametrize(("url", "status"), [("/v1/jobs/%00", 404), ("/v1/jobs?after=%00", 200)])

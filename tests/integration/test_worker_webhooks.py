@@ -75,7 +75,7 @@ def finished_job(record: Record, url: str) -> DeliveryRow:
     """The delivery of a job that was cancelled."""
     with record.files.incoming() as file:
         file.write(b"words")
-        row, _ = record.documents.add(file.keep(), filename="a.txt", password=None)
+        row, _ = record.documents.add(file, filename="a.txt", password=None)
     job, _ = record.ledger.add(
         NewJob.model_validate({"kind": "summarize", "document_ids": [row.id], "webhook_url": url})
     )
@@ -142,6 +142,12 @@ def test_a_private_address_is_refused_and_not_tried_again(record: Record, receiv
     assert delivery.status == DeliveryStatus.FAILED
     assert delivery.log[0]["error"].startswith("refused:")
     assert Receiver.came == []
+
+
+def test_a_host_that_is_no_name_is_told(record: Record) -> None:
+    row = deliver(record, finished_job(record, "http://xn--a/hook"))
+    assert row.status == DeliveryStatus.QUEUED
+    assert "xn--a" in row.log[0]["error"] or "Codepoint" in row.log[0]["error"]
 
 
 def test_nobody_listening_is_tried_again_later(record: Record) -> None:

@@ -92,6 +92,7 @@ def test_every_header_that_is_heeded_is_described(spec: dict[str, Any]) -> None:
         ("upload_document", "Idempotency-Key"),
         ("retry_job", "Idempotency-Key"),
         ("create_batch", "Idempotency-Key"),
+        ("replay_delivery", "Idempotency-Key"),
         ("stream_events", "Last-Event-ID"),
     } == described
 

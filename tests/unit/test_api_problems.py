@@ -128,7 +128,7 @@ def test_a_database_without_tables_is_unavailable(
     settings: Settings, empty_database_url: str, log: LogCapture, clock: MovableClock
 ) -> None:
     record = open_record(
-        settings.model_copy(update={"database_url": empty_database_url}), ring=lambda *_: None, clock=clock
+        settings.model_copy(update={"database_url": empty_database_url}), ring=lambda *_: True, clock=clock
     )
     app = create_app(assemble(settings, record, broker_answers=lambda: True, migrated=lambda: False))
     response = app.test_client().get("/v1/jobs")

@@ -43,7 +43,7 @@ def test_it_says_which_part_is_missing(
 
 def test_it_says_when_the_database_is_missing(settings: Settings, empty_database_url: str) -> None:
     lost = settings.model_copy(update={"database_url": empty_database_url})
-    record = open_record(lost, ring=lambda *_: None)
+    record = open_record(lost, ring=lambda *_: True)
     app = create_app(assemble(lost, record, broker_answers=lambda: True, migrated=lambda: True))
     assert missing(app.test_client()) == ["database"]
     assert app.test_client().get("/livez").json == {"status": "ok"}

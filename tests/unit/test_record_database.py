@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from services import Doorbell, MovableClock
-from story import Story, question
+from story import WORK, Story, question
 
 from jobs.database import Clock
 from jobs.errors import DocumentNotFound
 from jobs.queues import CPU, MODEL, PARSE, READ
 from jobs.record import Record, open_record
 from jobs.status import Status
+from jobs.sweep import Sweep
 from settings import Settings
 
 
@@ -30,10 +31,36 @@ def test_the_bell_rings_only_when_the_work_can_be_seen_by_others(
     record: Record, story: Story, settings: Settings
 ) -> None:
     seen: list[tuple[int, Status] | None] = []
-    ringing = open_record(settings, ring=lambda task, queue, id_: seen.append(record.ledger.version(id_)))
+
+    def ring(task: str, queue: str, subject_id: str) -> bool:
+        seen.append(record.ledger.version(subject_id))
+        return True
+
+    ringing = open_record(settings, ring=ring)
     ringing.ledger.add(question(story.read_document()))
     ringing.close()
     assert seen == [(1, Status.QUEUED)]
+
+
+def test_where_nobody_hears_the_bell_it_is_rung_once_and_the_rest_left_to_the_sweep(
+    settings: Settings, story: Story, ring: Doorbell, sweep: Sweep, clock: MovableClock
+) -> None:
+    documents = [story.read_document().id for _ in range(3)]
+    ring.take()
+    tries: list[str] = []
+
+    def unheard(task: str, queue: str, subject_id: str) -> bool:
+        tries.append(subject_id)
+        return False
+
+    deaf = open_record(settings, ring=unheard, clock=clock)
+    batch, _ = deaf.ledger.add_batch(WORK, documents)
+    asked = [row.id for row in deaf.ledger.page(limit=10, after=None, batch_id=batch.id).rows]
+    deaf.close()
+    assert len(tries) == 1
+    clock.move(settings.ring_again_s + 1)
+    assert sweep.run().rung == 3
+    assert sorted(ring.take()) == sorted((READ, MODEL, job_id) for job_id in asked)
 
 
 def test_what_is_rolled_back_is_not_rung(record: Record, story: Story, ring: Doorbell) -> None:

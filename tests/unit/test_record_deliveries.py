@@ -6,17 +6,19 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from services import Doorbell, MovableClock
+from services import Doorbell, MovableClock, sweep_of
+from sqlalchemy import Engine
 from story import ERROR, OUTCOME, Story
 
 from jobs.deliveries import RETRY_AFTER_S
 from jobs.errors import DeliveryNotFound, IllegalMove, LeaseLost
 from jobs.objects import Delivery, Job
-from jobs.queues import CPU, DELIVER
-from jobs.record import Record
+from jobs.queues import DELIVER, QUICK
+from jobs.record import Record, open_record
 from jobs.status import DeliveryStatus, Status
 from jobs.sweep import Sweep
 from jobs.tables import DeliveryRow
+from settings import Settings
 
 HOOK = "https://example.org/hook"
 
@@ -38,7 +40,7 @@ def test_a_finished_job_with_a_webhook_leaves_a_delivery_that_is_rung(
     ring.take()
     record.ledger.complete(job, OUTCOME)
     [delivery] = record.deliveries.of_job(job.id)
-    assert ring.take() == [(DELIVER, CPU, delivery.id)]
+    assert ring.take() == [(DELIVER, QUICK, delivery.id)]
     assert delivery.url == HOOK
     assert delivery.payload["type"] == "job.completed"
     assert datetime.fromisoformat(delivery.payload["timestamp"]) == clock()
@@ -104,7 +106,7 @@ def test_a_delivery_is_tried_over_days_and_then_given_up(
         assert ring.messages == []
         clock.move(1)
         sweep.run()
-        assert ring.take() == [(DELIVER, CPU, delivery.id)]
+        assert ring.take() == [(DELIVER, QUICK, delivery.id)]
         delivery = claimed(record, delivery)
     record.deliveries.missed(delivery, entry(clock, 503))
     row = record.deliveries.get(delivery.id)
@@ -137,7 +139,7 @@ def test_a_replayed_delivery_is_sent_again_under_its_id_with_fresh_tries(
     record.deliveries.missed(delivery, entry(clock, 503), final=True)
     ring.take()
     record.deliveries.replay(delivery.id)
-    assert ring.take() == [(DELIVER, CPU, delivery.id)]
+    assert ring.take() == [(DELIVER, QUICK, delivery.id)]
     again = claimed(record, delivery)
     assert (again.id, again.tries, again.attempt, again.payload) == (delivery.id, 1, 2, delivery.payload)
     record.deliveries.delivered(again, entry(clock, 200))
@@ -170,11 +172,23 @@ def test_a_delivery_that_does_not_exist_is_not_found(record: Record) -> None:
         record.deliveries.replay("msg_lost")
 
 
+def test_a_receiver_that_takes_longer_than_a_lease_to_answer_is_not_sent_to_twice(
+    settings: Settings, database_engine: Engine, ring: Doorbell, clock: MovableClock
+) -> None:
+    patient = settings.model_copy(update={"webhook_timeout_s": 60})
+    record = open_record(patient, ring=ring, clock=clock, engine=database_engine)
+    sending = Story(record).deliver()
+    clock.move(patient.lease_s + 25)
+    sweep_of(record, ring, patient).run()
+    record.deliveries.delivered(sending, entry(clock, 200))
+    assert record.deliveries.get(sending.id).status == DeliveryStatus.DELIVERED
+
+
 def test_a_late_sender_changes_nothing(
     record: Record, story: Story, sweep: Sweep, clock: MovableClock
 ) -> None:
     slept = story.deliver()
-    clock.move(31)
+    clock.move(46)
     sweep.run()
     with pytest.raises(LeaseLost):
         record.deliveries.delivered(slept, entry(clock, 200))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
 from services import Doorbell, MovableClock
-from story import ERROR, FACTS, OUTCOME, Story, question
+from story import ERROR, FACTS, OUTCOME, Story, added, question
 
 from jobs.errors import DocumentInUse, DocumentNotFound, JobNotFound
-from jobs.files import Stored
 from jobs.objects import Document
 from jobs.queues import CPU, MODEL, PARSE, READ
 from jobs.record import Record, open_record
@@ -20,22 +18,18 @@ from jobs.status import DocumentStatus, Status
 from settings import Settings
 
 
-def stored(data: bytes) -> Stored:
-    return Stored(hashlib.sha256(data).hexdigest(), len(data))
-
-
 def test_the_same_bytes_are_the_same_document(record: Record, ring: Doorbell) -> None:
-    first, new = record.documents.add(stored(b"same"), filename="a.pdf", password=None)
+    first, new = added(record, b"same")
     assert new
-    again, new = record.documents.add(stored(b"same"), filename="b.pdf", password=None)
+    again, new = added(record, b"same", filename="b.pdf")
     assert not new
     assert (again.id, again.filename) == (first.id, "a.pdf")
     assert ring.take() == [(PARSE, CPU, first.id)]
 
 
 def test_other_bytes_are_another_document(record: Record) -> None:
-    one, _ = record.documents.add(stored(b"one"), filename="a.pdf", password=None)
-    two, new = record.documents.add(stored(b"two"), filename="a.pdf", password=None)
+    one, _ = added(record, b"one")
+    two, new = added(record, b"two")
     assert new
     assert one.id != two.id
 
@@ -44,14 +38,14 @@ def test_the_same_bytes_uploaded_at_once_are_one_document(
     record: Record, background: ThreadPoolExecutor
 ) -> None:
     for turn in range(5):
-        add = partial(record.documents.add, stored(b"%d" % turn), password=None)
-        added = list(background.map(lambda name, add=add: add(filename=name), "abcdefgh"))
-        assert len({row.id for row, _ in added}) == 1
-        assert sum(new for _, new in added) == 1
+        add = partial(added, record, b"%d" % turn)
+        found = list(background.map(lambda name, add=add: add(filename=name), "abcdefgh"))
+        assert len({row.id for row, _ in found}) == 1
+        assert sum(new for _, new in found) == 1
 
 
 def test_a_long_name_keeps_its_end_where_the_suffix_is(record: Record) -> None:
-    row, _ = record.documents.add(stored(b"x"), filename="a" * 300 + ".pdf", password=None)
+    row, _ = added(record, b"x", filename="a" * 300 + ".pdf")
     assert len(row.filename) == 255
     assert row.filename.endswith("a.pdf")
 
@@ -86,7 +80,7 @@ def test_a_document_that_failed_is_tried_again_when_it_is_uploaded_again(
     assert document.error == ERROR
     assert document.password is None
     ring.take()
-    again, new = record.documents.add(stored(b"locked"), filename="a.pdf", password="right")
+    again, new = added(record, b"locked", password="right")
     assert not new
     assert (again.id, again.status, again.error) == (document.id, DocumentStatus.QUEUED, None)
     assert ring.take() == [(PARSE, CPU, document.id)]
@@ -97,7 +91,7 @@ def test_a_document_that_failed_is_tried_again_when_it_is_uploaded_again(
 
 def test_a_document_nobody_uses_can_be_deleted(record: Record, story: Story, ring: Doorbell) -> None:
     document = story.upload()
-    assert record.documents.delete(document.id) == document.sha256
+    record.documents.delete(document.id)
     with pytest.raises(DocumentNotFound):
         record.documents.get(document.id)
     assert record.documents.claim(document.id) is None
@@ -131,10 +125,11 @@ def test_a_document_an_unfinished_job_needs_cannot_be_deleted(
     with pytest.raises(DocumentInUse):
         record.documents.delete(document.id)
     assert record.documents.get(document.id).status == DocumentStatus.READY
+    assert record.files.upload(document.sha256).exists()
 
 
 def test_which_documents_exist_can_be_asked_for_many(record: Record) -> None:
-    ids = [record.documents.add(stored(b"%d" % n), filename="a.pdf", password=None)[0].id for n in range(3)]
+    ids = [added(record, b"%d" % n)[0].id for n in range(3)]
     record.documents.delete(ids[1])
     unknown = [f"doc_{number}" for number in range(2_500)]
     assert record.documents.existing([*unknown, *ids]) == {ids[0], ids[2]}
@@ -147,11 +142,32 @@ def test_deleting_what_is_not_there_says_so(record: Record) -> None:
 
 
 def test_deleted_bytes_can_be_uploaded_again(record: Record, story: Story) -> None:
-    first = story.read_document()
+    first = story.parse(story.upload(b"same"))
     record.documents.delete(first.id)
-    again, new = record.documents.add(Stored(first.sha256, first.size_bytes), filename="a.txt", password=None)
+    again, new = added(record, b"same")
     assert new
     assert again.id != first.id
+
+
+def test_bytes_uploaded_while_their_document_is_deleted_are_kept(record: Record, story: Story) -> None:
+    first = story.upload(b"same")
+    with record.files.incoming() as file:
+        file.write(b"same")
+        record.documents.delete(first.id)
+        again, new = record.documents.add(file, filename="a.txt", password=None)
+    assert new
+    assert record.files.upload(again.sha256).read_bytes() == b"same"
+
+
+def test_a_deleted_document_leaves_no_file_and_others_keep_theirs(record: Record, story: Story) -> None:
+    document, other = story.upload(), story.upload()
+    for row in (document, other):
+        record.files.save_text(row.sha256, "1", b"text")
+    record.documents.delete(document.id)
+    assert not record.files.upload(document.sha256).exists()
+    assert record.files.text(document.sha256, "1") is None
+    assert record.files.upload(other.sha256).exists()
+    assert record.files.text(other.sha256, "1") == b"text"
 
 
 @pytest.fixture
@@ -167,7 +183,7 @@ def test_text_of_older_parsers_is_made_anew_when_the_file_is_uploaded_again(
 ) -> None:
     document = story.parse(story.upload(b"same"))
     ring.take()
-    again, new = renewed.documents.add(stored(b"same"), filename="a.txt", password="secret")
+    again, new = added(renewed, b"same", password="secret")
     assert (again.id, new, again.status, again.password) == (
         document.id,
         False,

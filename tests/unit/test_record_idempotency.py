@@ -7,10 +7,9 @@ from threading import Barrier
 
 import pytest
 from services import Doorbell
-from story import ERROR, WORK, Story, question
+from story import ERROR, WORK, Story, added, question
 
 from jobs.errors import DocumentNotFound, IdempotencyKeyReused, NotFound, RecordError
-from jobs.files import Stored
 from jobs.idempotency import Key
 from jobs.params import NewJob
 from jobs.record import Record
@@ -55,9 +54,8 @@ def test_requests_without_a_key_are_each_their_own(record: Record, story: Story)
 
 
 def test_uploads_batches_and_retries_honour_keys_too(record: Record, story: Story) -> None:
-    file = Stored("0" * 64, 1)
-    document, new = record.documents.add(file, filename="a", password=None, key=Key("upload", "1"))
-    same, also_new = record.documents.add(file, filename="a", password=None, key=Key("upload", "1"))
+    document, new = added(record, b"x", key=Key("upload", "1"))
+    same, also_new = added(record, b"x", key=Key("upload", "1"))
     assert (same.id, new, also_new) == (document.id, True, False)
 
     batch, replayed = record.ledger.add_batch(WORK, [document.id], key=Key("batch", "1"))
@@ -92,15 +90,14 @@ def test_requests_with_one_key_at_once_make_one_job(
 
 
 def test_a_key_whose_object_was_deleted_says_so(record: Record, story: Story) -> None:
-    file = Stored("0" * 64, 1)
-    document, _ = record.documents.add(file, filename="a", password=None, key=Key("upload", "1"))
+    document, _ = added(record, b"x", key=Key("upload", "1"))
     job, _ = record.ledger.add(question(document), key=KEY)
     record.ledger.cancel(job.id)
     record.documents.delete(document.id)
     with pytest.raises(NotFound, match="deleted"):
         record.ledger.add(question(document), key=KEY)
     with pytest.raises(NotFound, match="deleted"):
-        record.documents.add(file, filename="a", password=None, key=Key("upload", "1"))
+        added(record, b"x", key=Key("upload", "1"))
 
 
 def test_a_reused_key_tells_what_to_do(record: Record) -> None:

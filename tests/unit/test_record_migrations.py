@@ -20,8 +20,9 @@ from story import Story
 
 import migrations
 from jobs.database import open_engine, utc_now
+from jobs.queues import CPU, QUICK
 from jobs.record import Record, open_record
-from jobs.tables import Base
+from jobs.tables import Base, OutboxRow
 from settings import Settings
 
 ROOT = Path(migrations.__file__).parent.parent
@@ -73,6 +74,19 @@ def migrated(empty_database_url: str, settings: Settings, ring: Doorbell) -> Ite
 
 def test_a_record_works_on_what_the_migrations_build(migrated: Record) -> None:
     assert migrated.ledger.get(Story(migrated).begin().id).attempt == 1
+
+
+def test_webhooks_that_wait_over_an_upgrade_find_their_queue(
+    migrated: Record, empty_database_url: str, ring: Doorbell
+) -> None:
+    delivery = Story(migrated).deliver()
+    migrations.downgrade(empty_database_url, "0003")
+    migrated.deliveries.missed(delivery, {"seconds": 1.0})
+    with migrated.database.transaction() as session:
+        session.execute(sa.update(OutboxRow).values(queue=CPU))  # as it was rung for then
+    migrations.upgrade(empty_database_url)
+    with migrated.database.reading() as session:
+        assert session.scalars(sa.select(OutboxRow.queue)).all() == [QUICK]
 
 
 def test_rebuilding_a_table_keeps_the_rows_that_refer_to_it(

@@ -95,6 +95,8 @@ def test_a_bad_schema_is_refused_and_told_where(schema: dict[str, Any], told: st
         {"timeout_s": 31 * 24 * 3600},
         {"metadata": {str(number): "" for number in range(17)}},
         {"metadata": {"a": 1}},
+        {"metadata": {"a" * 65: ""}},
+        {"metadata": {"a": "x" * 1_001}},
         {"webhook_url": "ftp://example.org"},
         {"webhook_url": "/relative"},
         {"webhook_url": "https://example.org/" + "a" * 2048},

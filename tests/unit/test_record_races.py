@@ -5,17 +5,17 @@ Without the locks they would leave a job nobody wakes, a document twice, or two 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 from services import Doorbell, StoppingClock
-from story import FACTS, OUTCOME, Story, question
+from story import FACTS, OUTCOME, Story, added, question
 
 from jobs.database import Clock
 from jobs.errors import DocumentInUse, LeaseLost
-from jobs.files import Stored
 from jobs.queues import MODEL, READ
 from jobs.record import Record
 from jobs.status import Status
@@ -95,14 +95,20 @@ def test_a_document_that_becomes_ready_while_a_job_is_retried_wakes_the_job(
 def test_the_same_bytes_recorded_by_two_at_once_are_one_document(
     record: Record, slow: Record, meet: Meet
 ) -> None:
-    file = Stored("0" * 64, 1)
-    one, two = meet(
-        lambda: slow.documents.add(file, filename="a", password=None),
-        lambda: record.documents.add(file, filename="b", password=None),
-    )
+    one, two = meet(lambda: added(slow, b"same"), lambda: added(record, b"same"))
     (first, new), (second, also_new) = one.result(), two.result()
     assert first.id == second.id
     assert (new, also_new) == (True, False)
+
+
+def test_files_of_a_document_that_is_just_being_recorded_are_not_taken_for_left_over(
+    record: Record, slow: Record, meet: Meet
+) -> None:
+    sha256 = hashlib.sha256(b"new").hexdigest()
+    adding, discarding = meet(lambda: added(slow, b"new"), lambda: record.documents.discard(sha256))
+    document, _ = adding.result()
+    assert discarding.exception() is None
+    assert record.files.upload(document.sha256).exists()
 
 
 def test_cancelling_a_job_while_it_is_claimed_tells_its_worker(

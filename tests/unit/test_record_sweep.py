@@ -7,7 +7,7 @@ from services import Doorbell, MovableClock
 from story import ERROR, FACTS, WORK, Story, question
 
 from jobs.idempotency import Key
-from jobs.queues import CPU, DELIVER, MODEL, PARSE, READ
+from jobs.queues import CPU, DELIVER, MODEL, PARSE, QUICK, READ
 from jobs.record import Record
 from jobs.status import DeliveryStatus, DocumentStatus, Phase, Status
 from jobs.sweep import BATCH, Sweep, Swept
@@ -63,7 +63,7 @@ def test_a_delivery_is_not_kept_waiting_by_a_long_queue_of_jobs(
     record.deliveries.missed(delivery, {"seconds": 1.0})
     clock.move(20)
     sweep.run()
-    assert (DELIVER, CPU, delivery.id) == ring.messages[-1]
+    assert (DELIVER, QUICK, delivery.id) == ring.messages[-1]
 
 
 # -- dead workers ------------------------------------------------------------------------------------------
@@ -154,13 +154,13 @@ def test_a_delivery_whose_sender_died_is_tried_later(
 ) -> None:
     delivery = story.deliver()
     ring.take()
-    clock.move(31)
+    clock.move(46)
     assert sweep.run().recovered == 1
     assert record.deliveries.get(delivery.id).status == DeliveryStatus.QUEUED
     assert ring.messages == []
     clock.move(5)
     assert sweep.run().rung == 1
-    assert ring.take() == [(DELIVER, CPU, delivery.id)]
+    assert ring.take() == [(DELIVER, QUICK, delivery.id)]
 
 
 # -- jobs nobody got to ------------------------------------------------------------------------------------
