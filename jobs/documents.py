@@ -76,6 +76,8 @@ class Documents:
                     self._database.post(session, PARSE, CPU, row.id)
                 elif row.status == DocumentStatus.FAILED or self._outdated(row):
                     self.parse_again(session, row, password=password)
+                elif row.status == DocumentStatus.QUEUED:
+                    row.password = password or row.password
                 return row
 
             row, _ = once(self._database, session, key, DocumentRow, make)

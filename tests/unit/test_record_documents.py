@@ -50,6 +50,15 @@ def test_a_long_name_keeps_its_end_where_the_suffix_is(record: Record) -> None:
     assert row.filename.endswith("a.pdf")
 
 
+def test_a_password_that_was_forgotten_may_be_sent_after_the_document(record: Record) -> None:
+    document, _ = added(record, b"locked")
+    added(record, b"locked", password="secret")
+    added(record, b"locked")
+    claimed = record.documents.claim(document.id)
+    assert claimed is not None
+    assert claimed.password == "secret"
+
+
 def test_a_parsed_document_tells_what_the_parser_found_and_forgets_the_password(
     record: Record, story: Story, clock: MovableClock
 ) -> None:
