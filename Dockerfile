@@ -1,4 +1,4 @@
-# Two images from one file: `service` (API, migrations, CPU worker, beat; no torch) and `model` (the GPU worker).
+# Two images from one file: `service` (API, migrations, CPU and quick worker, beat; no torch) and `model` (the GPU worker).
 
 FROM python:3.12-slim AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
