@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from api.cli import main
+from api.cli import NO_SERVER, main
+from api.client import ApiProblem, ClientError
+from api.stack import StackError
 from parsers.sniff import BY_SUFFIX
 
 
@@ -188,3 +191,14 @@ def test_the_doctor_tells_that_weights_are_still_to_come(run: CliRunner, tmp_pat
 
 def test_version_is_one_line(run: CliRunner) -> None:
     assert run.invoke(main, ["version"]).stdout.startswith("unabridged ")
+
+
+def test_what_the_command_line_says_by_itself_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs/errors.md").read_text()
+    section = text.partition("\n## The command line\n")[2]
+    told: list[type[ClientError | StackError]] = [*ClientError.__subclasses__(), *StackError.__subclasses__()]
+    told.remove(ApiProblem)
+    for kind in told:
+        assert f"| `{kind.code}` | {NO_SERVER} | {kind.__doc__} |" in section
+    described = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert set(described) == {kind.code for kind in told} | {"bad_settings"}
