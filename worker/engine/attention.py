@@ -233,7 +233,10 @@ class Attention:
         return self.few if q.shape[2] < _FEW_QUERIES else self.many
 
     def warm_up(self, chunk: int, heads: int, piece: KeysValues) -> None:
-        """Have the kernels plan for a chunk over `piece` and its halves, and compile all ways to merge."""
+        """Have the kernels plan for a chunk over `piece` and its halves, and compile all ways to merge.
+
+        torch keeps cuDNN's plans by thread: another one that reads makes them anew, some 50 ms each.
+        """
         if not piece[0].is_cuda:
             return
         keys, values = (x.zero_() for x in piece)
