@@ -58,6 +58,7 @@ class Incoming(io.RawIOBase):
         self._limit = limit
         self._hash = hashlib.sha256()
         self._size = 0
+        self._sealed: Stored | None = None
 
     def writable(self) -> bool:
         return True
@@ -70,6 +71,7 @@ class Incoming(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
+        self._sealed = None
         self._size += len(view)
         if self._size > self._limit:
             raise UploadTooLarge(
@@ -89,7 +91,7 @@ class Incoming(io.RawIOBase):
         return self._file.readinto(buffer)
 
     def seal(self) -> Stored:
-        """Have every byte on the disk, however long that takes; what the file will be kept as.
+        """Have every byte on the disk, however long that takes, once; what the file will be kept as.
 
         Raises:
             UploadEmpty: nothing was written.
@@ -97,9 +99,11 @@ class Incoming(io.RawIOBase):
         """
         if not self._size:
             raise UploadEmpty
-        with _disk():
-            os.fsync(self._file.fileno())
-        return Stored(self._hash.hexdigest(), self._size)
+        if self._sealed is None:
+            with _disk():
+                os.fsync(self._file.fileno())
+            self._sealed = Stored(self._hash.hexdigest(), self._size)
+        return self._sealed
 
     def keep(self) -> Stored:
         """Move the file to its name, durably. Raises what `seal` raises."""
