@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.engine import attention, passes
 from worker.engine.errors import ModelLoadError, NotFinite
 from worker.engine.kv import PIECE, Pieces, Shape, Span
 from worker.engine.page import PAGE
-from worker.engine.passes import Pass, PromptCache, Reading, Seat, Writing
+from worker.engine.passes import PromptCache, Reading, Seat, Writing
 
 if TYPE_CHECKING:
     from worker.engine.packed_attention import PackedAttention
@@ -72,31 +74,25 @@ class Decoder:
         """Have few queries see pages of its arena where they stand, or unpack them for all."""
         self._attention = replace(self._attention, packed=packed)
 
-    def read(self, ids: Sequence[int], past: Sequence[Span], new: Sequence[Span]) -> Tensor:
+    def read(
+        self, ids: Sequence[int] | NDArray[np.int32], past: Sequence[Span], new: Sequence[Span]
+    ) -> Tensor:
         """Read `ids`, which stand behind `past`, and keep their keys and values in `new`.
 
         Returns the last token's logits, (vocabulary,) in fp32. Raises `NotFinite`.
         """
         start = sum(span.tokens for span in past)
-        positions = range(start, start + len(ids))
-        reading = Reading(self._attention, self._pieces, past, new)
-        return finite(self._forward(reading, [ids], [positions]))[0]
+        positions = torch.arange(start, start + len(ids), device=self.device)
+        tokens = torch.from_numpy(np.asarray(ids, np.int64)).to(self.device)
+        with passes.running(Reading(self._attention, self._pieces, past, new)):
+            return finite(self.logits(tokens[None], positions[None]))[0]
 
     def write(self, seats: Sequence[Seat]) -> Tensor:
         """The logits, (seats, vocabulary) in fp32, that follow each seat's token. They may not be finite."""
-        writing = Writing(self._attention, self._pieces, seats)
-        return self._forward(writing, [[seat.token] for seat in seats], [[seat.position] for seat in seats])
-
-    def _forward(
-        self, current: Pass, ids: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
-    ) -> Tensor:
-        """The last token's logits of each sequence."""
-        device = self.device
-        with passes.running(current):
-            return self.logits(
-                torch.tensor(ids, device=device),
-                torch.tensor([list(row) for row in positions], device=device),
-            )
+        tokens = torch.tensor([[seat.token] for seat in seats], device=self.device)
+        positions = torch.tensor([[seat.position] for seat in seats], device=self.device)
+        with passes.running(Writing(self._attention, self._pieces, seats)):
+            return self.logits(tokens, positions)
 
     def logits(self, ids: Tensor, positions: Tensor) -> Tensor:
         """(sequences, vocabulary) in fp32 for ids and positions (sequences, tokens), in a running pass."""

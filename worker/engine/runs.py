@@ -76,9 +76,13 @@ def _pages(run: Run) -> int:
 def joined(indices: Iterable[int]) -> list[Run]:
     """Pages in their order, as runs."""
     runs: list[Run] = []
+    start = end = 0
     for index in indices:
-        if runs and runs[-1].end == index:
-            runs[-1] = Run(runs[-1].start, runs[-1].pages + 1)
-        else:
-            runs.append(Run(index, 1))
+        if index != end:
+            if end > start:
+                runs.append(Run(start, end - start))
+            start = index
+        end = index + 1
+    if end > start:
+        runs.append(Run(start, end - start))
     return runs

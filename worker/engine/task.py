@@ -85,9 +85,8 @@ class Task:
                 lease.reused_tokens += tokens
                 return 0
             start, end = prefix.read, _next(prefix.read, chunk, len(prefix.ids))
-            self._decoder.read(
-                prefix.ids[start:end].tolist(), prefix.spans(0, start), prefix.spans(start, end)
-            )
+            spans = prefix.spans(0, end)
+            self._decoder.read(prefix.ids[start:end], cut(spans, 0, start), cut(spans, start, end))
             self._pool.advance(prefix, end - start)
             if self._archive is not None:
                 self._archive.keep(prefix)
