@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import wraps
 from importlib.util import find_spec
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -90,7 +90,6 @@ def _flash_cuda(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> 
     return output, lse
 
 
-@_folded
 def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     output, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
         *_by_group(q, k, v), None, True, 0.0, causal, False, scale=scale
@@ -115,8 +114,8 @@ def _by_token(
 ) -> tuple[Tensor, Tensor]:
     """For kernels that take and give (1, tokens, heads, dim).
 
-    They are fastest with tiles of one head's queries: 684 TFLOP/s at an H200's power limit over 65,536 keys;
-    656 with tiles of a group's heads, 664 with the heads folded.
+    They are fastest with tiles of one head's queries, and with tokens outermost in memory: 684 TFLOP/s at an
+    H200's power limit over 65,536 keys; 674 with heads outermost, 664 with the heads of a group folded.
     """
     output, lse = kernel(*(x.transpose(1, 2) for x in (q, k, v)), pack_gqa=False, **options)
     return output.transpose(1, 2), lse
@@ -140,21 +139,32 @@ _ON_HOPPER = {"flash_attn_interface": _flash3, "flash_attn.cute": _flash4}
 _MANY: dict[str, list[Kernel]] = {"cpu": [_flash_cpu], "cuda": [_cudnn, _flash_cuda]}
 _FEW: dict[str, list[Kernel]] = {"cpu": [_flash_cpu], "cuda": [_flash_cuda]}
 _FEW_QUERIES = 512
-_ODD = 3  # queries, so that what Triton compiles for other than multiples of 16 is there as well
+_ODD = 3  # queries: tests see tiles that are not full, and what Triton compiles for such numbers is there
 
 
-def merge(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Softmax over the union of the parts' keys, from each part's output and log-sum-exp."""
+def merge(
+    parts: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Softmax over the union of the parts' keys, from each part's output and log-sum-exp.
+
+    The output is of `dtype`, or, of a single part, as it is.
+    """
     if len(parts) == 1:
         return parts[0]
     lse = torch.stack([part[1] for part in parts]).logsumexp(0)
     output = torch.zeros_like(parts[0][0], dtype=torch.float32)
     for part, part_lse in parts:
         output.addcmul_(part.float(), (part_lse - lse).exp()[..., None])
-    return output, lse
+    return output.to(dtype), lse
 
 
-Merge = Callable[[Sequence[tuple[Tensor, Tensor]]], tuple[Tensor, Tensor]]
+class Merge(Protocol):
+    """`merge`, or a faster one."""
+
+    def __call__(
+        self, parts: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype = ..., /
+    ) -> tuple[Tensor, Tensor]: ...
+
 
 _MERGED_AT_ONCE = 4  # more parts at once would save little traffic and hold much memory
 
@@ -212,7 +222,7 @@ class Attention:
             parts.append(part)
             if len(parts) == _MERGED_AT_ONCE:
                 parts = [self.merge(parts)]
-        return self.merge(parts)[0].to(q.dtype).transpose(1, 2).contiguous()
+        return self.merge(parts, q.dtype)[0].to(q.dtype).transpose(1, 2).contiguous()
 
     def _own(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         return self._kernel(q)(q, k, v, scale, True)
@@ -249,6 +259,11 @@ class Attention:
             some, k, v = q[:, :, :queries].contiguous(), keys[:, :, :queries], values[:, :, :queries]
             for count in range(1, len(pieces) + 1):  # enough for every number of parts to be merged
                 self.read(some, pieces[:count], k, v, 1.0)
+        if self.fp8 is not None:
+            rough = q.float(), q.new_zeros(1, heads, chunk, dtype=torch.float32)
+            for count in range(1, _MERGED_AT_ONCE + 2):
+                k, v = keys[:, :, :chunk], values[:, :, :chunk]
+                self.read(q, pieces[-1:], k, v, 1.0, found=[rough] * count)
 
     def write(self, q: Tensor, pieces: Iterable[KeysValues], scale: float) -> list[tuple[Tensor, Tensor]]:
         """Parts of the attention of single queries of several requests (as if one's) over what they share."""
@@ -264,7 +279,7 @@ def select(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, 
         torch.randn(2, 1, keys, kv_heads, dim, device=device, generator=generator).to(dtype).transpose(2, 3)
     )
     return Attention(
-        many=first_right(kernels(device), _questions([_FEW_QUERIES], heads, k, generator), k, v),
+        many=first_right(kernels(device), _questions([_FEW_QUERIES + _ODD], heads, k, generator), k, v),
         few=first_right(_FEW[device.type], _questions([1, _FEW_QUERIES // 4], heads, k, generator), k, v),
         merge=_fastest_merge(device, dim),
     )

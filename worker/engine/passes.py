@@ -163,6 +163,7 @@ def _forward(
                 f"this model's attention uses {name}, which the engine does not support"
             )
     if torch.compiler.is_compiling():
+        query = query.transpose(1, 2).contiguous().transpose(1, 2)  # tokens outermost: see `_by_token`
         return _attend(query, key, value, options["scaling"]), None
     return _here.current.attend(query, key, value, options["scaling"]), None
 

@@ -49,12 +49,14 @@ def _merge(
     tl.store(out_lse + head * tokens + rows, peak + tl.log(total), mask=inside)
 
 
-def merge(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """`attention.merge` for parts (1, heads, queries, dim) on a card; output in fp32, tokens outermost."""
+def merge(
+    parts: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """`attention.merge` for parts (1, heads, queries, dim) on a card; tokens outermost in the output."""
     if len(parts) == 1:
         return parts[0]
     _, heads, tokens, dim = parts[0][0].shape
-    out = torch.empty(1, tokens, heads, dim, dtype=torch.float32, device=parts[0][0].device)
+    out = torch.empty(1, tokens, heads, dim, dtype=dtype, device=parts[0][0].device)
     lse = torch.empty(1, heads, tokens, dtype=torch.float32, device=out.device)
     _merge[(triton.cdiv(tokens, _BLOCK), heads)](
         tuple(part for part, _ in parts),
