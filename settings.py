@@ -56,8 +56,11 @@ class Settings(BaseSettings):
     kv_format: Literal["auto", "exact", "fp8", "int4"] = "auto"
     #: Bytes of the card's memory for them (without a card, of the computer's). None: what is free.
     kv_card_bytes: int | None = Field(default=None, ge=0)
-    #: Bytes of the computer's memory beside a card. None: what a window lacks on the card, a quarter at most.
+    #: Bytes of the computer's memory beside a card. None: what a window lacks on the card, a quarter at most,
+    #: and half for all model workers together.
     kv_host_bytes: int | None = Field(default=None, ge=0)
+    #: Model workers on this computer, which share its memory. `unabridged serve` counts them itself.
+    model_workers: int = Field(default=1, ge=1)
     #: Bytes of the disk, so that documents are not read again after a restart. None: a tenth of what is free.
     kv_disk_bytes: int | None = Field(default=None, ge=0)
     #: `fp8` reads long documents faster and less exactly; for Hopper cards, with nvidia-cudnn-frontend.

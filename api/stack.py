@@ -341,9 +341,11 @@ class Stack:
         level = f"--loglevel={self._settings.log_level}"
         self._run("cpu-worker", [*celery, "worker", level, *_worker("cpu", "cpu", 2)])
         self._run("quick-worker", [*celery, "worker", level, *_worker("quick", "quick", 4)])
-        for number, card in enumerate(self._cards()):
+        every_card = self._cards()
+        for number, card in enumerate(every_card):
             options = _worker("model", f"model{number}", self._settings.jobs_per_card)
             environment = {"CUDA_VISIBLE_DEVICES": card} if card else {}
+            environment["UNABRIDGED_MODEL_WORKERS"] = str(len(every_card))
             self._run(f"model-worker-{number}", [*celery, "worker", level, *options], environment=environment)
         schedule = str(self._settings.data / "beat-schedule")
         self._run("beat", [*celery, "beat", level, "-s", schedule, "--pidfile="])

@@ -186,15 +186,21 @@ def open_engine(settings: Settings) -> Engine:
         device=settings.device,
         weights=settings.weights,
         cache_dir=settings.cache,
-        memory=MemoryOptions(
-            format=settings.kv_format,
-            card_bytes=settings.kv_card_bytes,
-            host_bytes=settings.kv_host_bytes,
-            disk_folder=settings.data / "read",
-            disk_bytes=_disk_bytes(settings),
-        ),
+        memory=memory_options(settings),
         max_active=max(_SEATS, settings.jobs_per_card),
         fp8_attention=settings.read_attention == "fp8",
+    )
+
+
+def memory_options(settings: Settings) -> MemoryOptions:
+    """Where one model worker may keep what it has read."""
+    return MemoryOptions(
+        format=settings.kv_format,
+        card_bytes=settings.kv_card_bytes,
+        host_bytes=settings.kv_host_bytes,
+        host_share=min(1 / 4, 1 / 2 / settings.model_workers),  # others may start at the same moment
+        disk_folder=settings.data / "read",
+        disk_bytes=_disk_bytes(settings),
     )
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import tiny_model
 
+from settings import Settings
+from worker.bootstrap import memory_options
 from worker.engine.assembly import build
 from worker.engine.decoder import Decoder
 from worker.engine.errors import ModelLoadError, PromptTooLong
 from worker.engine.fake import fake_tokenizer
 from worker.engine.kv import ExactArena, Shape
-from worker.engine.memory import allocate, bytes_per_token, choose, fits_in, tokens_fit
+from worker.engine.memory import allocate, bytes_per_token, choose, fits_in, host_bytes, tokens_fit
 from worker.engine.page import PAGE
 from worker.engine.pool import Arenas, PagePool
 from worker.engine.types import Format, MemoryOptions
@@ -97,6 +100,15 @@ def test_more_of_the_computers_memory_than_is_free_is_refused() -> None:
     decoder.device = torch.device("cuda")  # of which nothing is asked before
     with pytest.raises(ModelLoadError, match="lower their budget"):
         allocate(decoder, MemoryOptions("exact", host_bytes=1 << 60), 1 << 30)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_workers_that_start_at_the_same_moment_leave_half_of_the_computers_memory(
+    workers: int, tmp_path: Path
+) -> None:
+    options = memory_options(Settings(data=tmp_path, model_workers=workers))
+    assert 0 < workers * host_bytes(options, 20 * GIB, free=60 * GIB) <= 30 * GIB
+    assert host_bytes(options, 1 * GIB, free=60 * GIB) == 1 * GIB
 
 
 def test_the_format_is_chosen_by_what_a_window_needs(decoder: Decoder) -> None:

@@ -60,16 +60,8 @@ def allocate(decoder: Decoder, options: MemoryOptions, card_bytes: int) -> Arena
             f"choose {' or '.join(possible)}."
         )
     body = bytes_per_token(shape, dtype, format) * PAGE
-    host_bytes, free = options.host_bytes, cgroup.free_bytes()
-    if host_bytes is None:
-        missing = decoder.window - tokens_fit(shape, dtype, format, card_bytes)
-        host_bytes = min(max(0, missing) * body // PAGE, free // 4)
-    elif cuda and host_bytes > free:  # to lock more would end this process, or another
-        raise ModelLoadError(
-            f"{host_bytes:,} bytes of the computer's memory were asked for and {free:,} are free; "
-            "lower their budget."
-        )
-    host_pages = host_bytes // body if cuda else 0
+    missing = max(0, decoder.window - tokens_fit(shape, dtype, format, card_bytes)) * body // PAGE
+    host_pages = host_bytes(options, missing, cgroup.free_bytes()) // body if cuda else 0
     exact_bytes = _exact_bytes(shape, dtype, format, card_bytes)
     if format == "exact":
         return Arenas(
@@ -85,6 +77,21 @@ def allocate(decoder: Decoder, options: MemoryOptions, card_bytes: int) -> Arena
         PackedArena(shape, packed, (card_bytes - exact_bytes) // body, device=device),
         PackedArena(shape, packed, host_pages, pin_memory=True) if host_pages else None,
     )
+
+
+def host_bytes(options: MemoryOptions, missing: int, free: int) -> int:
+    """How much of the computer's memory to take where a window lacks `missing` bytes of the card's.
+
+    Raises `ModelLoadError` where more was asked for than is `free`.
+    """
+    if options.host_bytes is None:
+        return min(missing, int(options.host_share * free))
+    if options.host_bytes > free:  # to lock more would end this process, or another
+        raise ModelLoadError(
+            f"{options.host_bytes:,} bytes of the computer's memory were asked for and {free:,} are free; "
+            "lower their budget."
+        )
+    return options.host_bytes
 
 
 def fits_in(decoder: Decoder, arenas: Arenas) -> dict[str, int]:

@@ -40,9 +40,8 @@ class MemoryOptions:
 
     format: Literal["auto"] | Format = "auto"  #: "auto": the most exact in which a whole window fits
     card_bytes: int | None = None  #: of the device; None: what CUDA has left, or half of the free memory
-    host_bytes: int | None = (
-        None  #: of the computer's beside a card; None: what a window lacks, within reason
-    )
+    host_bytes: int | None = None  #: of the computer's beside a card; None: what a window lacks
+    host_share: float = 1 / 4  #: and then no more than this part of what is free
     disk_folder: Path | None = None  #: for what was read, so that it is found again after a restart
     disk_bytes: int = 0
 
