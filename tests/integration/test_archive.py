@@ -13,16 +13,33 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from tiny import CHUNK, Permits, Record, Tiny, ask, document, finish
+from tiny import (
+    CHUNK,
+    DIM,
+    KV_HEADS,
+    LAYERS,
+    Permits,
+    Record,
+    Tiny,
+    ask,
+    document,
+    finish,
+    tiny_model,
+)
 
-from worker.engine import EngineStopped, Request
+from worker.engine import EngineStopped, MemoryOptions, ModelCard, Request
 from worker.engine.archive import Archive
+from worker.engine.decoder import Decoder
+from worker.engine.fake import fake_tokenizer
 from worker.engine.kv import ExactArena, Shape, put
+from worker.engine.local import LocalEngine
+from worker.engine.memory import allocate
 from worker.engine.page import PAGE
 from worker.engine.pool import Arenas, Lease, PagePool, Prefix, body_keys
 from worker.engine.runs import Run
-from worker.engine.snapshots import Identity, SnapshotStore
+from worker.engine.snapshots import ExtentRef, Identity, SnapshotStore
 from worker.engine.types import Format
+from worker.engine.writer import PlainWriter
 
 Open = Callable[..., Tiny]
 
@@ -273,9 +290,12 @@ class Shelf:
     def fetch(self, ids: Sequence[int]) -> Prefix:
         """As much as is stored."""
         _, prefix = self.acquire(ids)
-        while not prefix.complete and self.archive.fetch(prefix):
-            pass
+        self.fetch_rest(prefix)
         return prefix
+
+    def fetch_rest(self, prefix: Prefix) -> None:
+        while not prefix.complete and self.archive.fetch(prefix) is not None:
+            pass
 
     def store_all(self) -> None:
         """Take steps until nothing is left to be stored."""
@@ -345,13 +365,56 @@ def test_where_memory_is_missing_for_a_part_the_rest_is_read_anew(shelf: Callabl
     first.store_all()
     second = shelf()
     _, prefix = second.acquire(ids)
-    fetched = second.archive.fetch(prefix)
+    while not (fetched := second.archive.fetch(prefix)):
+        pass
     second.arena.full = True
     with pytest.raises(RuntimeError):
-        second.archive.fetch(prefix)
+        second.fetch_rest(prefix)
     second.arena.full = False
-    assert second.archive.fetch(prefix) == 0
+    assert second.archive.fetch(prefix) is None
     assert prefix.read == fetched == 4 * PAGE
+
+
+class Sleepy(SnapshotStore):
+    """On a disk that gives nothing before it is awake."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.awake = threading.Event()
+
+    def load(self, ref: ExtentRef, into: memoryview) -> None:
+        assert self.awake.wait(60)
+        super().load(ref, into)
+
+
+def test_others_are_answered_while_a_slow_disk_brings_a_document(tmp_path: Path) -> None:
+    identity = Identity("tiny", "1", "t", "1", "exact", 1, "float32", LAYERS, KV_HEADS, DIM, 1)
+    stores = [Sleepy(tmp_path, identity=identity, capacity_bytes=1 << 30) for _ in range(2)]
+
+    def engine(store: SnapshotStore) -> LocalEngine:
+        decoder = Decoder(tiny_model())
+        return LocalEngine(
+            decoder,
+            fake_tokenizer(),
+            ModelCard("tiny", "1", decoder.window, "cpu", "fp32", "exact", 1),
+            arenas=allocate(decoder, MemoryOptions("exact"), 16 << 20),
+            writer=PlainWriter(decoder),
+            prefill_chunk=CHUNK,
+            max_active=8,
+            snapshots=store,
+        )
+
+    long = document(3_000)
+    first = engine(stores[0])
+    finish(first.submit(ask(long)))
+    wait_for_extents(tmp_path, 6)
+    first.close()
+    second = engine(stores[1])
+    slow = second.submit(ask(long))
+    assert finish(second.submit(ask(document(600, seed=1)))).usage.completion_tokens == 8
+    stores[1].awake.set()
+    assert finish(slow).usage.reused_tokens == len(long)
+    second.close()
 
 
 def test_parts_larger_than_ones_own_are_read_anew_and_left_to_others(
@@ -430,11 +493,11 @@ def test_what_is_stored_meanwhile_never_takes_the_place_of_what_is_being_fetched
     full = size(tmp_path)
     second = shelf(capacity_bytes=full)
     _, prefix = second.acquire(ids)
-    assert second.archive.fetch(prefix)
+    while not second.archive.fetch(prefix):
+        pass
     second.read(document(10_000, seed=1), 2.0)
     second.store_all()
-    while not prefix.complete and second.archive.fetch(prefix):
-        pass
+    second.fetch_rest(prefix)
     assert prefix.complete
     second.read(document(10_000, seed=2), 3.0)  # what was fetched may go
     second.store_all()

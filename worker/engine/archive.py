@@ -10,7 +10,7 @@ import logging
 import queue
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -84,8 +84,11 @@ class Archive:
         ]
         return any(self._store_next(prefix, _PATIENCE_S if patient else 0) for prefix in self._keeping)
 
-    def fetch(self, prefix: Prefix) -> int:
-        """Bring the next stored part of an incomplete prefix; how many tokens, 0 when nothing is stored."""
+    def fetch(self, prefix: Prefix) -> int | None:
+        """Bring the next stored part of an incomplete prefix; None when nothing is stored.
+
+        Returns how many tokens: 0 while the disk is still busy with them, for which others need not wait.
+        """
         if prefix not in self._fetching:
             self._forget_unwanted()
             refs = self._stored(prefix) if len(prefix.ids) >= _SHORTEST else []
@@ -99,6 +102,8 @@ class Archive:
             view = _bytes(room, ref.extent.payload_bytes)
             fetching.loading.append((ref, room, self._loaders.submit(self._store.load, ref, view)))
         if not fetching.loading:
+            return None
+        if not wait([fetching.loading[0][-1]], _PATIENCE_S).done:
             return 0
         ref, room, loaded = fetching.loading.popleft()
         try:
@@ -107,7 +112,7 @@ class Archive:
         except SnapshotDamaged:
             self._give_up(fetching)
             prefix.kept = min(prefix.kept, ref.start)
-            return 0
+            return None
         except RuntimeError:  # the card lacks memory for it, and without it what follows is of no use
             self._give_up(fetching)
             self._drain()
@@ -138,14 +143,14 @@ class Archive:
             self._rooms.put(room)
             self._give_up_storing(prefix)
             return False
-        wait, data = self._waiter(), _bytes(room, size)
+        until_filled, data = self._waiter(), _bytes(room, size)
 
         def done(stored: bool) -> None:
-            wait()
+            until_filled()
             self._rooms.put(room)
 
         if not self._store.save(
-            prefix.members, start, stop, data, done, wait_until_filled=wait, owners=prefix.owners
+            prefix.members, start, stop, data, done, wait_until_filled=until_filled, owners=prefix.owners
         ):
             done(stored=False)
             self._give_up_storing(prefix)  # the pages before these are not stored
@@ -171,11 +176,11 @@ class Archive:
             return lambda: None
         copied = torch.cuda.current_stream().record_event()
 
-        def wait() -> None:
+        def until_filled() -> None:
             with torch.cuda.device(copied.device):  # else a new thread takes memory of the first card
                 copied.synchronize()
 
-        return wait
+        return until_filled
 
     def _drain(self) -> None:
         """Wait until nothing is copied to or from rooms any more."""

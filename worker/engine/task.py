@@ -81,8 +81,8 @@ class Task:
         """
         lease, prefix = self.lease, self.lease.prefix
         if prefix is not None and not prefix.complete:
-            if self._archive is not None and (tokens := self._archive.fetch(prefix)):
-                lease.reused_tokens += tokens
+            if self._archive is not None and (fetched := self._archive.fetch(prefix)) is not None:
+                lease.reused_tokens += fetched
                 return 0
             start, end = prefix.read, _next(prefix.read, chunk, len(prefix.ids))
             spans = prefix.spans(0, end)
