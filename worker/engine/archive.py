@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -95,13 +96,12 @@ class Archive:
             self._fetching[prefix] = _Fetching(deque(refs))
             self._fetching[prefix].pins.enter_context(self._store.pin(refs))
         fetching = self._fetching[prefix]
-        while fetching.refs and fetching.refs[0].stop * PAGE <= prefix.read:
-            fetching.refs.popleft()  # read anew, while there was no room to load it
+        self._skip(fetching, prefix.read)
         while len(fetching.loading) < _LOADED_AHEAD and fetching.refs and (room := self._room()) is not None:
             ref = fetching.refs.popleft()
             view = _bytes(room, ref.extent.payload_bytes)
             fetching.loading.append((ref, room, self._loaders.submit(self._store.load, ref, view)))
-        if not fetching.loading:
+        if not fetching.loading or fetching.loading[0][0].start * PAGE > prefix.read:
             return None
         if not wait([fetching.loading[0][-1]], _PATIENCE_S).done:
             return 0
@@ -109,8 +109,7 @@ class Archive:
         try:
             loaded.result()
             return self._place(prefix, ref, room)
-        except SnapshotDamaged:
-            self._give_up(fetching)
+        except SnapshotDamaged:  # when it has been read, what follows is still good
             prefix.kept = min(prefix.kept, ref.start)
             return None
         except RuntimeError:  # the card lacks memory for it, and without it what follows is of no use
@@ -206,12 +205,16 @@ class Archive:
         refs = self._store.find(prefix.members)
         return list(takewhile(lambda ref: ref.extent.payload_bytes <= self._room_bytes, refs))
 
-    def _give_up(self, fetching: _Fetching) -> None:
-        """Its rooms are free as soon as nothing is loaded into them any more."""
-        fetching.refs.clear()
-        for _, room, loading in fetching.loading:
+    def _skip(self, fetching: _Fetching, read: int) -> None:
+        """Parts that were read meanwhile. Rooms are free as soon as nothing is loaded into them any more."""
+        while fetching.loading and fetching.loading[0][0].stop * PAGE <= read:
+            _, room, loading = fetching.loading.popleft()
             loading.add_done_callback(partial(_put_back, self._rooms, room))
-        fetching.loading.clear()
+        while fetching.refs and fetching.refs[0].stop * PAGE <= read:
+            fetching.refs.popleft()
+
+    def _give_up(self, fetching: _Fetching) -> None:
+        self._skip(fetching, sys.maxsize)
         fetching.pins.close()
 
     def _forget_unwanted(self) -> None:
