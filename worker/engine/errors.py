@@ -111,6 +111,6 @@ class SnapshotError(EngineError):
 
 
 class SnapshotDamaged(SnapshotError):
-    """A stored part of a document is damaged or gone; it was removed and the document is read anew."""
+    """A stored part of a document is damaged or gone; it was removed and is read anew."""
 
     code: ClassVar[str] = "snapshot_damaged"
