@@ -83,6 +83,8 @@ class Settings(BaseSettings):
     #: A job that has not finished by then expires, unless it says otherwise.
     job_timeout_s: float = 24 * 3600.0
     idempotency_s: float = 24 * 3600.0
+    #: Finished jobs are removed this many days after their end. None: never.
+    keep_jobs_days: float | None = Field(default=None, gt=0)
 
     #: Signs webhooks (Standard Webhooks: `whsec_` and base64). Empty: made once, kept in the data folder.
     webhook_secret: str = ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
-from jobs.objects import Delivery, Document, Job, Receipt, Worker
+from jobs.objects import Delivery, Document, ListedJob, Receipt, Worker
 from jobs.page import Page, Row
 from jobs.status import Status
 from parsers.document import Page as ParsedPage
@@ -41,8 +41,11 @@ class DocumentList(Listing[Document]):
     """Documents, newest first."""
 
 
-class JobList(Listing[Job]):
-    """Jobs, newest first. Places in the queue are told by the job alone."""
+class JobList(Listing[SerializeAsAny[ListedJob]]):
+    """Jobs, newest first. Places in the queue are told by the job alone.
+
+    Where results are asked for, each is a whole `Job`.
+    """
 
 
 class DeliveryList(Listing[Delivery]):
@@ -146,6 +149,7 @@ class JobQuery(ListQuery):
 
     status: Status | None = Field(default=None, description="Only jobs that stand there.")
     batch_id: str | None = Field(default=None, max_length=64, description="Only jobs of this batch.")
+    results: bool = Field(default=False, description="With their results, which may be megabytes each.")
 
 
 class TextQuery(Query):

@@ -485,7 +485,10 @@ def _batch_params(
 @click.option("--status", type=click.Choice([status.value for status in Status]), help="Only these.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
 def jobs(display: Display, status: str | None, limit: int) -> int:
-    """List the newest jobs."""
+    """List the newest jobs.
+
+    Their results are told by `show`.
+    """
     with connected(display) as client:
         display.jobs(itertools.islice(client.jobs(status=Status(status) if status else None), limit))
     return OK

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self, Unpack, cast
+from typing import Any, BinaryIO, Literal, Self, Unpack, cast, overload
 
 import httpx
 from pydantic import BaseModel
@@ -36,6 +36,7 @@ from api.objects import (
     Job,
     JobProgress,
     JobResult,
+    ListedJob,
     Listing,
     Pages,
     PageText,
@@ -67,6 +68,7 @@ __all__ = [
     "JobChanged",
     "JobProgress",
     "JobResult",
+    "ListedJob",
     "Listing",
     "PageText",
     "Pages",
@@ -84,6 +86,8 @@ __all__ = [
 
 #: Answers that ask the client to come again later.
 PASSING = frozenset({429, 503})
+#: Results may be megabytes each.
+RESULTS_AT_ONCE = 10
 #: A stream that is silent for longer is taken to be dead, seconds; the server pings every 15.
 SILENCE_S = 45.0
 
@@ -241,9 +245,20 @@ class Client:
         """One job, as it stands."""
         return cast(Job, self._get(f"/v1/jobs/{job_id}"))
 
-    def jobs(self, *, status: Status | None = None, batch_id: str | None = None) -> Iterator[Job]:
-        """Every job, newest first."""
-        return cast(Iterator[Job], self._all("/v1/jobs", status=status, batch_id=batch_id))
+    @overload
+    def jobs(self, *, status: Status | None = ..., batch_id: str | None = ...) -> Iterator[ListedJob]: ...
+
+    @overload
+    def jobs(
+        self, *, status: Status | None = ..., batch_id: str | None = ..., results: Literal[True]
+    ) -> Iterator[Job]: ...
+
+    def jobs(
+        self, *, status: Status | None = None, batch_id: str | None = None, results: bool = False
+    ) -> Iterator[Any]:
+        """Every job, newest first; without its result, unless `results` are asked for."""
+        more = {"results": True, "limit": RESULTS_AT_ONCE} if results else {}
+        return self._all("/v1/jobs", status=status, batch_id=batch_id, **more)
 
     def result(self, job_id: str) -> JobResult:
         """The answer of a completed job."""

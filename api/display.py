@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from api.client import Answer, Citation, Coverage, Job, Quote, Usage, WorkerQuote
+from api.client import Answer, Citation, Coverage, Job, ListedJob, Quote, Usage, WorkerQuote
 from api.needle import Trial
 
 #: The parts of a job's time, in the order they happen.
@@ -140,7 +140,7 @@ class Display:
             f"{tokens:>12} tokens  depth {trial.depth:>4.0%}  {trial.outcome:<7} {read:>9}  {said[:80]}"
         )
 
-    def jobs(self, jobs: Iterable[Job]) -> None:
+    def jobs(self, jobs: Iterable[ListedJob]) -> None:
         """A line for each job."""
         found = list(jobs)
         self.data({"object": "list", "data": found})
@@ -272,7 +272,7 @@ def _parts_bar(usage: Usage, longest: float) -> str:
     return "".join(BLOCKS[part] * round(scale * (spent.get(f"{part}_s") or 0.0)) for part in PARTS)
 
 
-def state_of(job: Job) -> str:
+def state_of(job: ListedJob) -> str:
     """How far an unfinished job is, in words."""
     done = job["progress"]
     if job["phase"] == "parsing":

@@ -157,8 +157,8 @@ class JobProgress(TypedDict):
     tokens_total: int | None
 
 
-class Job(TypedDict):
-    """One job."""
+class ListedJob(TypedDict):
+    """One job as it stands in a list: all of it but the result."""
 
     id: str
     object: str
@@ -180,9 +180,14 @@ class Job(TypedDict):
     webhook_url: str | None
     usage: Usage | None
     coverage: Coverage | None
-    result: Result | None
     error: Failure | None
     links: dict[str, str]
+
+
+class Job(ListedJob):
+    """One job."""
+
+    result: Result | None
 
 
 class Work(TypedDict, total=False):

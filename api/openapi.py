@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 from api.answers import Capacity, DeliveryList, DocumentList, Health, JobList, Result, TextList
 from api.problems import MEDIA_TYPE, Problem, status_of
 from api.quote import Quote
-from jobs.objects import Batch, Delivery, Document, Job
+from jobs.objects import Batch, Delivery, Document, Job, ListedJob
 from jobs.params import PARAMS, NewBatch, NewJob, OwnParams
 
 Route = TypeVar("Route", bound=Callable[..., Any])
@@ -23,7 +23,7 @@ Route = TypeVar("Route", bound=Callable[..., Any])
 _SCHEMAS = "#/components/schemas/"
 _INPUTS: tuple[type[BaseModel], ...] = (NewJob, NewBatch, *PARAMS.values(), OwnParams)
 _OUTPUTS: tuple[type[BaseModel], ...] = (
-    *(Batch, Capacity, Delivery, DeliveryList, Document, DocumentList, Health, Job, JobList),
+    *(Batch, Capacity, Delivery, DeliveryList, Document, DocumentList, Health, Job, JobList, ListedJob),
     *(Problem, Quote, Result, TextList),
 )
 _PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}}

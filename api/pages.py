@@ -20,7 +20,7 @@ from api.quote import quote
 from api.services import services
 from api.upload import Upload
 from jobs.errors import DocumentFailed, NotFound, RecordError
-from jobs.objects import Document, Job, Worker
+from jobs.objects import Document, Job, ListedJob, Worker
 from jobs.params import NewJob, Work, schema_of_fields
 from jobs.status import FINAL, DocumentStatus, Kind
 from jobs.tables import JobRow
@@ -81,7 +81,7 @@ def jobs() -> ResponseReturnValue:
     """Every job, newest first."""
     record = services().record
     found = record.ledger.page(limit=LONG, after=request.args.get("after"))
-    shown = [Job.of(row) for row in found.rows]
+    shown = [ListedJob.of(row) for row in found.rows]
     return _page("jobs.html", jobs=shown, names=_names(found.rows), more=found.has_more)
 
 
@@ -279,7 +279,7 @@ def _home(chosen: Sequence[str] = (), problem: Mapping[str, Any] | None = None) 
         documents=[Document.of(row) for row in rows],
         chosen=chosen,
         form=request.form,
-        jobs=[Job.of(row) for row in recent],
+        jobs=[ListedJob.of(row) for row in recent],
         names=_names(recent),
         problem=problem,
     )

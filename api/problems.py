@@ -179,13 +179,13 @@ class InvalidPreviousJob(InvalidRequest):
 
 
 class WebhookRefused(InvalidRequest):
-    """Webhooks are not sent to this address. Use a public one; the server's owner can allow a network."""
+    """Webhooks are not sent to this address. Use a public one, or see UNABRIDGED_WEBHOOK_ALLOW."""
 
     code = "webhook_refused"
 
 
 class ToolRefused(InvalidRequest):
-    """A tool may not be called at this address. Use a public https one; the owner can allow a network."""
+    """A tool may not be called at this address. Use a public https one, or see UNABRIDGED_WEBHOOK_ALLOW."""
 
     code = "tool_refused"
 

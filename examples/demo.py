@@ -109,7 +109,7 @@ class Demo:
         batch = self._client.create_batch(Kind.ASK, ids, params=params)
         names = {document["id"]: name for name, document in self._documents.items()}
         for job in list(self._client.jobs(batch_id=batch["id"])):
-            self._finish(f"Batch: {names[job['document_ids'][0]]}", job)
+            self._finish(f"Batch: {names[job['document_ids'][0]]}", job["id"])
         counts = self._client.batch(batch["id"])["jobs"]
         self._display.line(
             f"Batch {batch['id']}: {', '.join(f'{n} {status}' for status, n in counts.items() if n)}."
@@ -139,11 +139,11 @@ class Demo:
         if webhook:
             work["webhook_url"] = self._receiver.url
         job = self._client.create_job(kind, ids, **work)
-        return self._finish(title, job)
+        return self._finish(title, job["id"])
 
-    def _finish(self, title: str, job: Job) -> Job:
+    def _finish(self, title: str, job_id: str) -> Job:
         with self._display.progress() as on_progress:
-            job = self._client.wait(job["id"], on_progress=on_progress)
+            job = self._client.wait(job_id, on_progress=on_progress)
         self._display.job(job)
         if job["status"] != Status.COMPLETED:
             raise DemoFailed(f"{title}: the job {job['id']} is {job['status']}.")

@@ -25,6 +25,9 @@ from jobs.queues import MODEL, READ, own_queue
 from jobs.status import MOVES, UNFINISHED, UNSUCCESSFUL, DocumentStatus, Phase, Status
 from jobs.tables import BatchRow, DocumentRow, JobDocumentRow, JobRow, OutboxRow, WorkerRow
 
+#: Results may be megabytes each; where one is missed by mistake, an exception says so.
+_WITHOUT_RESULT = defer(JobRow.result, raiseload=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -185,10 +188,16 @@ class Ledger:
         return None if found is None else (found[0], Status(found[1]))
 
     def page(
-        self, *, limit: int, after: str | None, status: Status | None = None, batch_id: str | None = None
+        self,
+        *,
+        limit: int,
+        after: str | None,
+        status: Status | None = None,
+        batch_id: str | None = None,
+        results: bool = False,
     ) -> Page[JobRow]:
-        """Jobs, newest first."""
-        query = select(JobRow)
+        """Jobs, newest first; with their `results` only where these are asked for."""
+        query = select(JobRow) if results else select(JobRow).options(_WITHOUT_RESULT)
         if status is not None:
             query = query.where(JobRow.status == status)
         if batch_id is not None:
@@ -197,10 +206,10 @@ class Ledger:
             return page_of(session, query, JobRow.id, limit=limit, after=after)
 
     def completed(self, *, limit: int) -> Sequence[JobRow]:
-        """The newest completed jobs, without their results, which may be megabytes each."""
+        """The newest completed jobs, without their results."""
         query = select(JobRow).where(JobRow.status == Status.COMPLETED).order_by(JobRow.id.desc())
         with self._database.reading() as session:
-            return session.scalars(query.limit(limit).options(defer(JobRow.result, raiseload=True))).all()
+            return session.scalars(query.limit(limit).options(_WITHOUT_RESULT)).all()
 
     def batch(self, batch_id: str) -> tuple[BatchRow, dict[Status, int]]:
         """A batch, and how many of its jobs stand where.

@@ -118,8 +118,8 @@ class JobProgress(BaseModel):
     tokens_total: int | None
 
 
-class Job(BaseModel):
-    """One job."""
+class ListedJob(BaseModel):
+    """One job as it stands in a list: all of it but the result."""
 
     id: str
     object: Literal["job"] = "job"
@@ -141,15 +141,14 @@ class Job(BaseModel):
     webhook_url: str | None
     usage: dict[str, Any] | None
     coverage: Receipt | None
-    result: dict[str, Any] | None
     error: Error | None
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: JobRow, *, queue_position: int | None = None) -> Job:
+    def of(cls, row: JobRow, *, queue_position: int | None = None) -> ListedJob:
         """The public side of a row."""
         here = f"/v1/jobs/{row.id}"
-        return cls(
+        return ListedJob(
             id=row.id,
             kind=row.kind,
             status=Status(row.status),
@@ -174,7 +173,6 @@ class Job(BaseModel):
             webhook_url=row.webhook_url,
             usage=row.usage,
             coverage=row.coverage,
-            result=row.result,
             error=Error(**row.error) if row.error else None,
             links={
                 "self": here,
@@ -183,6 +181,17 @@ class Job(BaseModel):
                 "cancel": f"{here}/cancel",
             },
         )
+
+
+class Job(ListedJob):
+    """One job."""
+
+    result: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, row: JobRow, *, queue_position: int | None = None) -> Job:
+        """The public side of a row."""
+        return cls(**vars(ListedJob.of(row, queue_position=queue_position)), result=row.result)
 
 
 class Batch(BaseModel):

@@ -54,6 +54,7 @@ class DeliveryStatus(StrEnum):
     FAILED = "failed"
 
 
+UNDELIVERED = frozenset({DeliveryStatus.QUEUED, DeliveryStatus.IN_PROGRESS})
 FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
 #: Ended without an answer.
 UNSUCCESSFUL = FINAL - {Status.COMPLETED}

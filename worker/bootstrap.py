@@ -15,6 +15,7 @@ import structlog
 import parsers
 from jobs.database import Ring
 from jobs.record import Record, open_record
+from jobs.retention import Retention
 from jobs.sweep import Sweep
 from settings import Settings
 from worker.engine import Engine, FakeEngine, MemoryOptions, Request, Sampling, Turn, load_engine
@@ -42,11 +43,12 @@ class CpuWorker:
 
 @dataclass
 class QuickWorker:
-    """What delivers and sweeps."""
+    """What delivers, sweeps and tidies."""
 
     record: Record
     webhooks: Webhooks
     sweep: Sweep
+    retention: Retention
 
     def close(self) -> None:
         """Let go of the database."""
@@ -122,7 +124,7 @@ def cpu_worker(settings: Settings, *, ring: Ring) -> CpuWorker:
 
 
 def quick_worker(settings: Settings, *, ring: Ring, waiting: Callable[[str], int]) -> QuickWorker:
-    """Build a worker that delivers and sweeps. `waiting(queue)` counts the messages in a queue."""
+    """Build a worker that delivers, sweeps and tidies. `waiting(queue)` counts the messages in a queue."""
     record = open_record(settings, ring=ring, parser_version=parsers.PARSER_VERSION)
     return QuickWorker(
         record=record,
@@ -143,6 +145,7 @@ def quick_worker(settings: Settings, *, ring: Ring, waiting: Callable[[str], int
             ring_again_s=settings.ring_again_s,
             idempotency_s=settings.idempotency_s,
         ),
+        retention=Retention(record.database, keep_jobs_days=settings.keep_jobs_days),
     )
 
 

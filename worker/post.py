@@ -67,7 +67,8 @@ class Post:
         try:
             return asyncio.run(self._exchange(url, headers, content.encode(), of_success, of_failure))
         except SSRFGuardError as exc:
-            return Reply(None, b"", f"refused: {exc}"[:ERROR_LENGTH], refused=True)
+            allowed = "UNABRIDGED_WEBHOOK_ALLOW lists the private networks that may be called"
+            return Reply(None, b"", f"refused: {exc}; {allowed}"[:ERROR_LENGTH], refused=True)
         except TimeoutError:
             return Reply(None, b"", f"Timeout: the reply did not end within {self._timeout_s:g} s")
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OSError) as exc:  # UnicodeError: no name

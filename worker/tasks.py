@@ -7,8 +7,9 @@ parses, `-Q quick` does everything else.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from celery import Celery, signals
@@ -63,8 +64,10 @@ def sweep() -> None:
 
 @app.task(name=TIDY)  # type: ignore[untyped-decorator]
 def tidy() -> None:
-    """Remove what uploads that broke off a day ago have left."""
+    """Remove what uploads that broke off a day ago have left, and jobs that were kept long enough."""
     services.quick.record.files.sweep(older_than_s=24 * 3600.0)
+    if removed := services.quick.retention.run():
+        log.info("old_jobs_removed", jobs=removed)
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
@@ -99,6 +102,22 @@ def _build(instance: Any, **_: Any) -> None:
     except Exception as exc:  # Celery would log it and go on without
         log.critical("worker_not_built", exc_info=True)
         raise SystemExit(1) from exc
+
+
+@signals.beat_init.connect  # type: ignore[untyped-decorator]
+def _stop_beat_in_order(sender: Any, **_: Any) -> None:
+    """Let beat close its files and connections when it is out of what it was doing.
+
+    Celery's own handler closes them at once: the message that is just being sent fails, the exit is lost in
+    that, and the next message finds the schedule closed.
+    """
+
+    def leave(*_: object) -> NoReturn:
+        sender.stop()  # for where an exception is kept back
+        raise SystemExit
+
+    for kind in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(kind, leave)
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]

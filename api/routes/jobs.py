@@ -32,7 +32,7 @@ from jobs.errors import (
     QueueFull,
     ResultNotReady,
 )
-from jobs.objects import Delivery, Job
+from jobs.objects import Delivery, Job, ListedJob
 from jobs.page import Page
 from jobs.params import NewJob
 from jobs.status import FINAL, Status
@@ -88,7 +88,7 @@ def create_job(new: NewJob) -> tuple[Job, int, dict[str, str]]:
 def list_jobs(query: JobQuery) -> JobList:
     """List jobs, newest first."""
     page = services().record.ledger.page(**dict(query))
-    return JobList.of(page, Job.of)
+    return JobList.of(page, Job.of if query.results else ListedJob.of)
 
 
 @quotes.post("")

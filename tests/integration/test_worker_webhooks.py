@@ -141,6 +141,7 @@ def test_a_private_address_is_refused_and_not_tried_again(record: Record, receiv
     delivery = deliver(record, finished_job(record, receiver), allow=())
     assert delivery.status == DeliveryStatus.FAILED
     assert delivery.log[0]["error"].startswith("refused:")
+    assert "UNABRIDGED_WEBHOOK_ALLOW" in delivery.log[0]["error"]
     assert Receiver.came == []
 
 

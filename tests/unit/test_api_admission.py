@@ -151,6 +151,24 @@ def test_a_webhook_to_a_private_address_is_refused(client: FlaskClient, document
 
 
 @pytest.mark.parametrize(
+    ("url", "private"),
+    [
+        ("http://10.0.0.7/", True),
+        ("http://[fd00::1]/", True),
+        ("http://localhost/", True),
+        ("http://user:word@example.org/", False),
+    ],
+)
+def test_a_private_address_is_refused_with_the_setting_that_allows_it(
+    client: FlaskClient, document_id: str, url: str, private: bool
+) -> None:
+    body = {"kind": "summarize", "document_ids": [document_id], "webhook_url": url}
+    problem = client.post("/v1/jobs", json=body).get_json()
+    for told in (problem["detail"], problem["errors"][0]["message"]):
+        assert ("UNABRIDGED_WEBHOOK_ALLOW" in told) == private
+
+
+@pytest.mark.parametrize(
     "url", ["https://example.org/hook", "http://example.org:8443/", "https://93.184.215.14/"]
 )
 def test_a_webhook_to_a_public_address_is_taken(client: FlaskClient, document_id: str, url: str) -> None:

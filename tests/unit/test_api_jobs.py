@@ -173,6 +173,21 @@ def test_jobs_are_listed_by_status_and_batch(client: FlaskClient, story: Story) 
     assert client.get(f"/v1/jobs?after={queued.id}").get_json()["data"] == []
 
 
+def test_a_list_has_all_of_its_jobs_but_the_results_unless_these_are_asked_for(
+    client: FlaskClient, story: Story, record: Record
+) -> None:
+    document = story.read_document()
+    body = {"kind": "summarize", "document_ids": [document.id] * 2}
+    batch = client.post("/v1/batches", json=body).get_json()["id"]
+    for row in record.ledger.page(limit=10, after=None, batch_id=batch).rows:
+        record.ledger.complete(story.begin(row), OUTCOME)
+    for path in ("/v1/jobs?", f"/v1/jobs?batch_id={batch}&"):
+        whole = client.get(f"{path}results=true").get_json()["data"]
+        assert whole == [client.get(f"/v1/jobs/{job['id']}").json for job in whole]
+        assert [job.pop("result") for job in whole] == [OUTCOME.result] * 2
+        assert client.get(path).get_json()["data"] == whole
+
+
 def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_soon(client: FlaskClient, story: Story) -> None:
     waiting, running = story.ask(), story.begin()
     for row, status, name in ((waiting, 200, "cancelled"), (running, 202, "cancelling")):

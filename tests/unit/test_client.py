@@ -133,6 +133,17 @@ def test_a_batch_counts_its_jobs(api: Client, story: Story) -> None:
     assert {job["document_ids"][0] for job in api.jobs(batch_id=batch["id"])} == set(documents)
 
 
+def test_what_a_batch_found_is_listed_where_it_is_asked_for(
+    api: Client, story: Story, record: Record
+) -> None:
+    batch, _ = record.ledger.add_batch(WORK, [story.read_document().id] * 11)
+    for row in record.ledger.page(limit=11, after=None).rows:
+        record.ledger.complete(story.begin(row), OUTCOME)
+
+    assert [job["result"] for job in api.jobs(batch_id=batch.id, results=True)] == [OUTCOME.result] * 11
+    assert not any("result" in job for job in api.jobs(batch_id=batch.id))
+
+
 def test_a_delivery_can_be_looked_at_and_sent_again(api: Client, story: Story, record: Record) -> None:
     row = story.deliver()
     record.deliveries.delivered(

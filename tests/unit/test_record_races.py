@@ -11,14 +11,15 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
-from services import Doorbell, StoppingClock
+from services import Doorbell, MovableClock, StoppingClock
 from story import FACTS, OUTCOME, Story, added, question
 
 from jobs.database import Clock
 from jobs.errors import DocumentInUse, LeaseLost
 from jobs.queues import MODEL, READ
 from jobs.record import Record
-from jobs.status import Status
+from jobs.retention import Retention
+from jobs.status import DeliveryStatus, Status
 
 #: Long enough for a transaction that does not wait to be through, seconds.
 SHORTLY = 0.05
@@ -143,3 +144,15 @@ def test_a_job_cannot_be_finished_twice(record: Record, slow: Record, story: Sto
     assert one.exception() is None
     assert isinstance(two.exception(), LeaseLost)
     assert record.ledger.get(job.id).status == Status.COMPLETED
+
+
+def test_a_webhook_that_is_sent_again_while_its_job_grows_too_old_keeps_the_job(
+    record: Record, slow: Record, story: Story, clock: MovableClock, meet: Meet
+) -> None:
+    delivery = story.deliver()
+    record.deliveries.delivered(delivery, {})
+    clock.move(2 * 24 * 3600)
+    retention = Retention(record.database, keep_jobs_days=1)
+    _, removing = meet(lambda: slow.deliveries.replay(delivery.id), retention.run)
+    assert removing.result() == 0
+    assert record.deliveries.get(delivery.id).status == DeliveryStatus.QUEUED
