@@ -110,7 +110,7 @@ def _zero(DIM: tl.constexpr):
     return tl.where(tl.arange(0, DIM) == 0, INT4_ZERO * DIM, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pages"])
 def _unpack_keys(
     codes, scales, keys, pages,
     KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr,
@@ -137,7 +137,7 @@ def _unpack_keys(
                 tl.store(rows + plane * WORDS + tl.arange(0, WORDS)[None, :], x.to(keys.dtype.element_ty))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pages"])
 def _unpack_values(
     codes, scales, values, pages,
     KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr,
