@@ -73,7 +73,7 @@ def test_packing_on_the_card_gives_the_codes_of_the_reference(name: Name) -> Non
 def test_unpacking_gives_what_the_reference_gives_from_the_card_and_from_the_host(
     name: Name, pinned: bool
 ) -> None:
-    packed, tokens = packed_format(name, KV_HEADS, DIM), 150 * PAGE  # more than programs
+    packed, tokens = packed_format(name, KV_HEADS, DIM), 1_024
     codes, scales = pages(name, tokens)
     packed.pack(*noise(tokens), codes, scales)
     want = torch.empty(2, tokens, KV_HEADS, DIM)

@@ -1,7 +1,6 @@
 """Keys and values into pages of codes and back, on the card; `formats` is the reference.
 
-A program packs one side of one page and head, or unpacks some pages of it: what rotates them is made once.
-Input in other types than bf16 is rounded to bf16.
+A program packs or unpacks one side of one page and head. Input in other types than bf16 is rounded to bf16.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,assignment,misc"
@@ -16,8 +15,6 @@ from torch import Tensor
 from worker.engine.formats import FP8_TOP, INT4_REACH, PackedFormat
 from worker.engine.kernels.decode import FP8_LIFT, INT4_ZERO, plane_of, walsh
 from worker.engine.page import PAGE
-
-_UNPACKERS = 128  # programs a head
 
 _PAGE = tl.constexpr(PAGE)
 _INT4_REACH = tl.constexpr(INT4_REACH)
@@ -110,57 +107,53 @@ def _zero(DIM: tl.constexpr):
     return tl.where(tl.arange(0, DIM) == 0, INT4_ZERO * DIM, 0.0)
 
 
-@triton.jit(do_not_specialize=["pages"])
+@triton.jit
 def _unpack_keys(
-    codes, scales, keys, pages,
-    KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
+    codes, scales, keys, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr
+):
     WORDS: tl.constexpr = DIM // PLANES
+    page = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     token = tl.arange(0, _PAGE)
-    for number in range(tl.program_id(0), pages, tl.num_programs(0)):
-        page = tl.cast(number, tl.int64)
-        at = codes + (page * 2 * KV_HEADS + head) * (_PAGE * WORDS)
-        words = tl.load(at + token[:, None] * WORDS + tl.arange(0, WORDS)[None, :])
-        scale = tl.load(scales + ((page * KV_HEADS + head) * _PAGE + token) * 2).to(tl.float32)[:, None]
-        rows = keys + ((page * _PAGE + token) * KV_HEADS + head)[:, None] * DIM
-        if PLANES == 4:
-            x = tl.zeros([_PAGE, DIM], tl.float32) - _zero(DIM)[None, :]
-            for plane in tl.static_range(PLANES):
-                matrix = walsh(plane * WORDS + tl.arange(0, WORDS), DIM)
-                x = tl.dot(plane_of(words, plane, PLANES, ASM), matrix, x)
-            x *= scale * (2 * DIM**-0.5)
-            tl.store(rows + tl.arange(0, DIM)[None, :], x.to(keys.dtype.element_ty))
-        else:
-            for plane in tl.static_range(PLANES):
-                x = plane_of(words, plane, PLANES, ASM).to(tl.float32) * FP8_LIFT * scale
-                tl.store(rows + plane * WORDS + tl.arange(0, WORDS)[None, :], x.to(keys.dtype.element_ty))
+    at = codes + (page * 2 * KV_HEADS + head) * (_PAGE * WORDS)
+    words = tl.load(at + token[:, None] * WORDS + tl.arange(0, WORDS)[None, :])
+    scale = tl.load(scales + ((page * KV_HEADS + head) * _PAGE + token) * 2).to(tl.float32)[:, None]
+    rows = keys + ((page * _PAGE + token) * KV_HEADS + head)[:, None] * DIM
+    if PLANES == 4:
+        x = tl.zeros([_PAGE, DIM], tl.float32) - _zero(DIM)[None, :]
+        for plane in tl.static_range(PLANES):
+            x = tl.dot(
+                plane_of(words, plane, PLANES, ASM), walsh(plane * WORDS + tl.arange(0, WORDS), DIM), x
+            )
+        x *= scale * (2 * DIM**-0.5)
+        tl.store(rows + tl.arange(0, DIM)[None, :], x.to(keys.dtype.element_ty))
+    else:
+        for plane in tl.static_range(PLANES):
+            x = plane_of(words, plane, PLANES, ASM).to(tl.float32) * FP8_LIFT * scale
+            tl.store(rows + plane * WORDS + tl.arange(0, WORDS)[None, :], x.to(keys.dtype.element_ty))
 
 
-@triton.jit(do_not_specialize=["pages"])
+@triton.jit
 def _unpack_values(
-    codes, scales, values, pages,
-    KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr,
-):  # fmt: skip
+    codes, scales, values, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr
+):
     TOKENS: tl.constexpr = _PAGE // PLANES
+    page = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     dims = tl.arange(0, DIM)
-    for number in range(tl.program_id(0), pages, tl.num_programs(0)):
-        page = tl.cast(number, tl.int64)
-        at = codes + ((page * 2 + 1) * KV_HEADS + head) * (TOKENS * DIM)
-        words = tl.load(at + tl.arange(0, TOKENS)[:, None] + dims[None, :] * TOKENS)
-        for plane in tl.static_range(PLANES):
-            token = plane * TOKENS + tl.arange(0, TOKENS)
-            at_scales = scales + ((page * KV_HEADS + head) * _PAGE + token) * 2 + 1
-            scale = tl.load(at_scales).to(tl.float32)[:, None]
-            x = plane_of(words, plane, PLANES, ASM)
-            if PLANES == 4:
-                x = tl.dot(x, walsh(dims, DIM), tl.zeros([TOKENS, DIM], tl.float32) - _zero(DIM)[None, :])
-                x *= scale * (2 * DIM**-0.5)
-            else:
-                x = x.to(tl.float32) * FP8_LIFT * scale
-            rows = values + ((page * _PAGE + token) * KV_HEADS + head)[:, None] * DIM
-            tl.store(rows + dims[None, :], x.to(values.dtype.element_ty))
+    at = codes + ((page * 2 + 1) * KV_HEADS + head) * (TOKENS * DIM)
+    words = tl.load(at + tl.arange(0, TOKENS)[:, None] + dims[None, :] * TOKENS)
+    for plane in tl.static_range(PLANES):
+        token = plane * TOKENS + tl.arange(0, TOKENS)
+        scale = tl.load(scales + ((page * KV_HEADS + head) * _PAGE + token) * 2 + 1).to(tl.float32)[:, None]
+        x = plane_of(words, plane, PLANES, ASM)
+        if PLANES == 4:
+            x = tl.dot(x, walsh(dims, DIM), tl.zeros([TOKENS, DIM], tl.float32) - _zero(DIM)[None, :])
+            x *= scale * (2 * DIM**-0.5)
+        else:
+            x = x.to(tl.float32) * FP8_LIFT * scale
+        rows = values + ((page * _PAGE + token) * KV_HEADS + head)[:, None] * DIM
+        tl.store(rows + dims[None, :], x.to(values.dtype.element_ty))
 
 
 def pack(packed: PackedFormat, keys: Tensor, values: Tensor, codes: Tensor, scales: Tensor) -> None:
@@ -174,10 +167,9 @@ def pack(packed: PackedFormat, keys: Tensor, values: Tensor, codes: Tensor, scal
 
 def unpack(packed: PackedFormat, codes: Tensor, scales: Tensor, keys: Tensor, values: Tensor) -> None:
     """As `PackedFormat.unpack`; every tensor is contiguous."""
-    pages = len(codes)
-    grid = min(pages, _UNPACKERS), packed.kv_heads
+    grid = len(codes), packed.kv_heads
     words = codes.view(torch.int16)
     shape = {"KV_HEADS": packed.kv_heads, "DIM": packed.dim, "PLANES": packed.planes}
     asm = not triton.knobs.runtime.interpret
-    _unpack_keys[grid](words, scales, keys, pages, **shape, ASM=asm, num_warps=4)
-    _unpack_values[grid](words, scales, values, pages, **shape, ASM=asm, num_warps=4)
+    _unpack_keys[grid](words, scales, keys, **shape, ASM=asm, num_warps=4)
+    _unpack_values[grid](words, scales, values, **shape, ASM=asm, num_warps=4)
