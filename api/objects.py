@@ -29,7 +29,7 @@ class Answer(TypedDict):
     title: str | None
     text: str
     found: bool  #: False: the documents do not say
-    cut_off: bool  #: it reached `max_tokens` before its end
+    cut_off: bool  #: it, or what a section had to say, reached `max_tokens` before its end
     citations: list[Citation]
 
 

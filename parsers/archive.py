@@ -13,6 +13,8 @@ from parsers.errors import Damaged, Encrypted, TooLarge, Unsupported, WrongPassw
 _END = b"PK\x05\x06"
 _END_BYTES = 22 + 0xFFFF
 _MAX_DIRECTORY_BYTES = 4 << 20
+#: Flag of a member with a password (APPNOTE.TXT, section 4.4.4).
+_LOCKED = 1
 #: How a compound file begins, in which Office wraps a package with a password (MS-OFFCRYPTO, section 2.3).
 COMPOUND = b"\xd0\xcf\x11\xe0"
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
@@ -44,12 +46,14 @@ def open_zip(path: Path, password: str | None = None) -> zipfile.ZipFile:
 def read_member(archive: zipfile.ZipFile, name: str, *, max_bytes: int) -> bytes | None:
     """A member, None where there is no such. It is inflated only if it declares a bearable size.
 
-    Raises Damaged, TooLarge.
+    Raises Damaged, Encrypted, TooLarge.
     """
     try:
         entry = archive.getinfo(name)
     except KeyError:
         return None
+    if entry.flag_bits & _LOCKED:
+        raise Encrypted("The archive is locked with a password. Pack it without one and send that.")
     if entry.file_size > max_bytes:
         raise TooLarge(
             f"{name} inflates to {entry.file_size:,} bytes; {max_bytes:,} are read at most. "

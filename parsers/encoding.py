@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import re
 from typing import NamedTuple
 
 import charset_normalizer
+
+from parsers.language import language
 
 #: UTF-32 first: its little-endian mark begins with that of UTF-16.
 _MARKS = (
@@ -20,6 +23,10 @@ _ON_THE_WEB = {
     "gb2312": "gb18030", "gbk": "gb18030", "iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254",
     "shift_jis": "cp932", "euc_kr": "cp949", "big5": "big5hkscs", "tis-620": "cp874", "utf-16": "utf-8",
 }  # fmt: skip
+#: By these ISO-2022-JP turns to Japanese; all of its bytes are ASCII.
+_TO_JAPANESE = re.compile(rb"\x1b\$[@B]")
+#: In a text that is UTF-8 but for some broken characters, at least so many others stand beside one of them.
+_WHOLE = 4
 
 
 class Decoded(NamedTuple):
@@ -29,14 +36,15 @@ class Decoded(NamedTuple):
 
 
 def decode(data: bytes, declared: str | None = None) -> Decoded:
-    """The text of `data`: by its byte order mark, as UTF-8, as `declared`, or by a guess, in this order.
+    """The text of `data`: by its marks, as UTF-8, as `declared`, or by a guess, in this order.
 
     UTF-8 goes before the declared encoding because bytes of another one hardly ever happen to be valid UTF-8.
     """
     for mark, name in _MARKS:
         if data.startswith(mark):
             return Decoded(data.decode(name, errors="replace"))
-    for candidate in ("utf-8", _known(declared)):
+    japanese = "iso2022_jp_ext" if _TO_JAPANESE.search(data) else None
+    for candidate in (japanese, "utf-8", _known(declared)):
         if candidate:
             try:
                 return Decoded(data.decode(candidate))
@@ -55,16 +63,32 @@ def is_text(head: bytes) -> bool:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         # To the last line end, so that no character of several bytes is torn.
-        return charset_normalizer.from_bytes(head[: head.rfind(b"\n") + 1] or head).best() is not None
+        lines = head[: head.rfind(b"\n") + 1] or head
+        return _nearly_utf8(lines) is not None or charset_normalizer.from_bytes(lines).best() is not None
     return True
 
 
 def _guess(data: bytes) -> Decoded:
-    best = charset_normalizer.from_bytes(data).best()
-    if best is None:
-        text = data.decode("utf-8", errors="replace")
+    text = _nearly_utf8(data)
+    guesses = None if text else charset_normalizer.from_bytes(data)
+    best = guesses and guesses.best()
+    if not guesses or not best:
+        text = text or data.decode("utf-8", errors="replace")
         return Decoded(text, "Some bytes are in no known encoding; they appear as \N{REPLACEMENT CHARACTER}.")
+    for other in guesses:
+        # A text of Western Europe has but letters in other code pages, too, and is as likely in them.
+        alike = (other.chaos, other.coherence) == (best.chaos, best.coherence)
+        if alike and other.encoding == "cp1252" and language(str(other)):
+            best = other
     return Decoded(str(best), f"The file does not state its encoding truly; it was read as {best.encoding}.")
+
+
+def _nearly_utf8(data: bytes) -> str | None:
+    """The text, if it is UTF-8 but for a few bytes, as where two files were joined; else None."""
+    text = data.decode("utf-8", errors="replace")
+    broken = text.count("\N{REPLACEMENT CHARACTER}")
+    others = len(text) - len(text.encode("ascii", errors="ignore")) - broken
+    return text if others >= _WHOLE * broken else None
 
 
 def _known(name: str | None) -> str | None:

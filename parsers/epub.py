@@ -5,25 +5,26 @@ from __future__ import annotations
 import posixpath
 import urllib.parse
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from parsers import html
 from parsers.archive import open_zip, read_member
-from parsers.errors import Damaged, Empty
+from parsers.errors import Damaged, Empty, Unsupported
 from parsers.limits import Limits
 from parsers.package import Package
 from parsers.reading import Reading
 from parsers.sections import Block, sections
 
-PARSER = "epub/1"
+PARSER = "epub/2"
 
 _CONTAINER = "META-INF/container.xml"
 _METADATA = {"creator": "author", "publisher": "publisher", "date": "created", "subject": "subject"}
 
 
 def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
-    """Read a book. Raises Damaged, TooLarge."""
+    """Read a book. Raises Damaged, TooLarge, Unsupported (its chapters are locked)."""
     with open_zip(path) as archive:
         package = Package(archive, max_part_bytes=limits.max_part_bytes)
         container = package.xml(_CONTAINER)
@@ -32,14 +33,19 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
         book = package.xml(name) if name else None
         if book is None:
             raise Damaged("The EPUB has no list of its chapters. Save a new copy and send that.")
+        chapters = [*_chapters(book, posixpath.dirname(name))]
+        if not _locked(package).isdisjoint(chapters):
+            raise Unsupported("The book is protected against copying, and is not read. Send a free copy.")
+        missing = []
 
         def blocks() -> Iterator[Block]:
-            for chapter in _chapters(book, posixpath.dirname(name)):
+            for chapter in chapters:
                 data = read_member(archive, chapter, max_bytes=limits.max_part_bytes)
-                try:
-                    yield from html.parse(data or b"").blocks()
-                except Empty:
+                if data is None:
+                    missing.append(chapter)
                     continue
+                with suppress(Empty):
+                    yield from html.parse(data).blocks()
 
         pages = sections(blocks())
     return Reading(
@@ -49,7 +55,15 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
         paged=False,
         title=book.findtext(".//{http://purl.org/dc/elements/1.1/}title"),
         metadata=_metadata(book),
+        warnings=[f"Not in the file, though in its order: {', '.join(missing)}."] if missing else [],
     )
+
+
+def _locked(package: Package) -> set[str]:
+    """Names of what is encrypted (EPUB Open Container Format 3.3, section 4.2.6.3.2); fonts often are."""
+    root = package.xml("META-INF/encryption.xml")
+    links = root.iter("{*}CipherReference") if root is not None else ()
+    return {posixpath.normpath(urllib.parse.unquote(link.get("URI", ""))) for link in links}
 
 
 def _chapters(book: Any, folder: str) -> Iterator[str]:

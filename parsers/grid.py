@@ -26,6 +26,8 @@ _ROWS_APART = 12
 _PROSE = 28
 _MARKER = re.compile(r"[•▪◦●■–—\-*·]|\(?\w{1,4}[.)]|[\d.]+")
 _NUMBER = re.compile(r"[\d.,ivxlc]+", re.IGNORECASE)
+#: A hyphen that ends a line of a column, where PDFium saw none, for the line goes on in the next column.
+_BROKEN = re.compile(r"(?<=[^\W\d_])-\n(?=[^\W\d_])")
 #: A word; dots that lead to a page number are one.
 _LED = re.compile(r"\.(?: \.)+(?![^ ])|[^ ]+")
 
@@ -176,7 +178,7 @@ def _aligned(run: list[_Row]) -> Block | None:
         if len(run) < 6 or len(columns) > 3:
             return None
         texts = ("\n".join(row[i] for row in rows if row[i]) for i in range(len(columns)))
-        return Block(lines, "\n".join(texts))
+        return Block(lines, "\n".join(_BROKEN.sub("\ufffe\n", text) for text in texts))
     if sum(1 for row in rows for cell in row if cell) < 0.5 * len(rows) * len(columns):
         return None
     return Block(lines, markdown.table(rows))

@@ -20,10 +20,11 @@ from parsers import markdown
 from parsers.encoding import decode
 from parsers.errors import Damaged, Empty
 from parsers.limits import Limits
+from parsers.numbering import FORMATS, spell
 from parsers.reading import Reading
 from parsers.sections import Block, sections
 
-PARSER = "html/2"
+PARSER = "html/3"
 
 _CHARSET = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?\s*([\w.:-]+)", re.I)
 _DECLARED_WITHIN = 4096
@@ -50,6 +51,7 @@ _BLOCKS = frozenset({
 _LARGE = ("table", "ul", "ol", "dl", "pre", "h1", "h2", "h3", "h4", "h5", "h6")
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _MOST_SPANNED = 100
+_WHOLE = re.compile(r"\s*-?\d{1,9}")
 _SPACE = re.compile(r"[ \t\r\n\f]+")
 _SPACE_RUN = re.compile(" {2,}")
 _AROUND_BREAK = re.compile(r" ?([\t\n]) ?")
@@ -93,10 +95,20 @@ def parse(data: bytes) -> Html:
     _drop(root.xpath(_WITHOUT_TEXT))
     hidden = [e for e in root.xpath(_HIDDEN) if "hidden" in e.attrib or _HIDING.search(e.get("style", ""))]
     named = [element for element in root.xpath(_NAMED) if _navigates(element)]
+    _keep_powers(root)
     for name, elements in (("navigation", [*root.xpath(_NAVIGATION), *named]), ("hidden text", hidden)):
         if words := _drop(elements):
             page.warnings.append(f"{words:,} words of {name} were left out.")
     return page
+
+
+def _keep_powers(root: Any) -> None:
+    """Write 10^6 for a raised number behind a number, which would be another number on its line."""
+    for raised in root.iter("sup"):
+        before = raised.getprevious()
+        text = raised.getparent().text if before is None else before.tail
+        if (text or "")[-1:].isdigit() and (raised.text or "").lstrip("-−")[:1].isdigit():
+            raised.text = f"^{raised.text}"
 
 
 def _metadata(root: Any) -> dict[str, str]:
@@ -153,8 +165,8 @@ class _Walk:
         self._pieces: list[str] = []
         #: Waits for the first text of its list item.
         self._bullet = ""
-        #: Last number given in each open list, None where it has bullets.
-        self._lists: list[int | None] = []
+        #: Those that are open, None for one with bullets.
+        self._lists: list[_Numbers | None] = []
         self._preformatted = 0
         #: The first name met since the last block.
         self._anchor: str | None = None
@@ -166,7 +178,7 @@ class _Walk:
         for event, element in walk:
             tag, starts = element.tag, event == "start"
             if tag in _BLOCKS and table is None:
-                yield from self._block(tag, starts=starts)
+                yield from self._block(element, starts=starts)
             if starts:
                 self._anchor = (
                     self._anchor or element.get("id") or (tag == "a" and element.get("name")) or None
@@ -187,8 +199,9 @@ class _Walk:
             if text:
                 self._pieces.append(text if self._preformatted else _SPACE.sub(" ", text))
 
-    def _block(self, tag: str, *, starts: bool) -> Iterator[Block]:
+    def _block(self, element: Any, *, starts: bool) -> Iterator[Block]:
         """The text before the beginning or end of a block element, as a block of its own."""
+        tag = element.tag
         text = "".join(self._pieces)
         text = text if self._preformatted else _tidy(text)
         self._pieces.clear()
@@ -197,14 +210,37 @@ class _Walk:
             yield Block(self._bullet + text, level, self._anchor)
             self._bullet, self._anchor = "", None
         if tag in {"ul", "ol"}:
-            opened = 0 if tag == "ol" else None
+            opened = _Numbers(element) if tag == "ol" else None
             self._lists = [*self._lists, opened] if starts else self._lists[:-1]
         elif tag == "li":
-            self._bullet = _bullet(self._lists) if starts else ""
+            numbers = self._lists[-1] if self._lists else None
+            self._bullet = (numbers.next(element) if numbers else "• ") if starts else ""
+
+
+class _Numbers:
+    """The numbers that a browser draws before the items of a list."""
+
+    def __init__(self, element: Any) -> None:
+        backwards = "reversed" in element.attrib
+        self._step = -1 if backwards else 1
+        self._next = _stated(element, "start", len(element.findall("li")) if backwards else 1)
+        self._format = FORMATS.get(element.get("type", ""), "decimal")
+
+    def next(self, item: Any) -> str:
+        number = _stated(item, "value", self._next)
+        self._next = number + self._step
+        return f"{spell(number, self._format)}. "
+
+
+def _stated(element: Any, name: str, default: int) -> int:
+    """The whole number that an attribute states."""
+    found = _WHOLE.match(element.get(name, ""))
+    return int(found[0]) if found else default
 
 
 def _rows(table: Any) -> list[list[str]]:
-    """The cells of a table by row; none where they hold more than a paragraph: it is a layout then."""
+    """The cells of a table by row; none where it is a layout: its cells hold more than a paragraph, or text
+    stands outside of them."""
     rows: list[list[str]] = []
     waiting: dict[int, int] = {}  # rows that a cell above still spans, by column
     for row in table.iter("tr"):
@@ -221,7 +257,12 @@ def _rows(table: Any) -> list[list[str]]:
     caption = table.find("caption")
     if caption is not None and (title := _tidy("".join(caption.itertext()))):
         rows.insert(0, [title])
-    return rows if markdown.is_table(rows) else []
+    held = "".join(cell for row in rows for cell in row)
+    return rows if markdown.is_table(rows) and _letters(held) == _letters("".join(table.itertext())) else []
+
+
+def _letters(text: str) -> int:
+    return sum(map(len, text.split()))
 
 
 def _skip_spanned(cells: list[str], waiting: dict[int, int]) -> None:
@@ -254,15 +295,6 @@ def _fits_a_line(row: Any) -> bool:
         sum(1 for block in cell.iter("p", "div") if (block.text or "").strip()) <= 1
         for cell in row.iterchildren("td", "th")
     )
-
-
-def _bullet(lists: list[int | None]) -> str:
-    """What a browser draws before the next item of the innermost list."""
-    last = lists[-1] if lists else None
-    if last is None:
-        return "• "
-    lists[-1] = last + 1
-    return f"{last + 1}. "
 
 
 def _tidy(text: str) -> str:

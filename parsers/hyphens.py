@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-#: PDFium writes U+FFFE (older releases U+0002) for a hyphen that ended a line, and drops the line end.
-_MARK = re.compile("[\x02\ufffe]\n?")
+#: PDFium writes U+FFFE (older releases U+0002) for a hyphen that ended a line, and drops the line end;
+#: between the lines of a cell is a blank.
+_MARK = re.compile(r"[\x02\ufffe](?:\n| (?=[^\W\d_]))?")
 _LAST_WORD = re.compile(r"[^\W\d_]+$")
 _FIRST_WORD = re.compile(r"[^\W\d_]+")
 _PUNCTUATION = re.compile(r"\W+")

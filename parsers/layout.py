@@ -25,6 +25,9 @@ _TURNS = ((1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0))
 _SHOWN = (pdfium_c.FPDF_ANNOT_WIDGET, pdfium_c.FPDF_ANNOT_FREETEXT, pdfium_c.FPDF_ANNOT_STAMP)
 #: A page with more strokes than this may show letters by them.
 _RULES = 50
+_PICTURES = (pdfium_c.FPDF_PAGEOBJ_IMAGE, pdfium_c.FPDF_PAGEOBJ_FORM)
+#: Share of a page from which on its pictures are what it shows, and a line of text is a stamp on them.
+_COVERED = 0.5
 _LINE_END = "\r\n"
 #: What PDFium writes for a hyphen that ended a line; it drops the line end.
 _HYPHEN = "\ufffe"
@@ -50,9 +53,14 @@ _char_index = native(pdfium_c.FPDFText_GetCharIndexFromTextIndex)
 _char_box = native(pdfium_c.FPDFText_GetCharBox)
 _count_rects = native(pdfium_c.FPDFText_CountRects)
 _rect = native(pdfium_c.FPDFText_GetRect)
+_width = native(pdfium_c.FPDF_GetPageWidthF)
+_height = native(pdfium_c.FPDF_GetPageHeightF)
 count_objects = native(pdfium_c.FPDFPage_CountObjects)
 page_object = native(pdfium_c.FPDFPage_GetObject)
 object_type = native(pdfium_c.FPDFPageObj_GetType)
+bounds = native(pdfium_c.FPDFPageObj_GetBounds)
+_count_inside = native(pdfium_c.FPDFFormObj_CountObjects)
+_inside = native(pdfium_c.FPDFFormObj_GetObject)
 
 
 class Box(NamedTuple):
@@ -130,8 +138,19 @@ class Layout:
         kinds = Counter(
             object_type(page_object(self.page, index)) for index in range(count_objects(self.page))
         )
-        pictures = kinds[pdfium_c.FPDF_PAGEOBJ_IMAGE] + kinds[pdfium_c.FPDF_PAGEOBJ_FORM]
-        return pictures > 0 or kinds[pdfium_c.FPDF_PAGEOBJ_PATH] > _RULES
+        return any(kinds[kind] for kind in _PICTURES) or kinds[pdfium_c.FPDF_PAGEOBJ_PATH] > _RULES
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether images take up most of the page."""
+        edges = array("f", bytes(16))
+        left, _ = edges.buffer_info()
+        area = 0.0
+        for index in range(count_objects(self.page)):
+            shape = page_object(self.page, index)
+            if _is_image(shape) and bounds(shape, left, left + 4, left + 8, left + 12):
+                area += (edges[2] - edges[0]) * (edges[3] - edges[1])
+        return area >= _COVERED * _width(self.page) * _height(self.page)
 
     @cached_property
     def em(self) -> float:
@@ -140,7 +159,7 @@ class Layout:
         return median(heights) if heights else 10.0
 
     def words(self, line: Line, pattern: re.Pattern[str] = _WORD) -> list[Word]:
-        """The words of a line and where they stand."""
+        """The words of a line and where they stand, the last with the hyphen that broke it."""
         words = []
         for word in pattern.finditer(line.text):
             # The first and the last letter tell where a word stands.
@@ -148,6 +167,8 @@ class Layout:
             if len(word[0]) > 1:
                 last = self._edges_of(line.start + word.end() - 1)
             words.append(Word(word[0], self.turned(_around([first, last]))))
+        if words and line.end:
+            words[-1] = words[-1]._replace(text=words[-1].text + line.end)
         return words
 
     def turned(self, box: Box) -> Box:
@@ -193,6 +214,13 @@ class Layout:
         if len(boxes) == 1:
             return Line(text, start, Box(*boxes[0]), 0.0, end)
         return Line(text, start, _around(boxes), _widest_gap(boxes), end)
+
+
+def _is_image(shape: int) -> bool:
+    """Whether an object of a page is an image, or a form with one."""
+    kind = object_type(shape)
+    inside = _count_inside(shape) if kind == pdfium_c.FPDF_PAGEOBJ_FORM else 0
+    return kind == pdfium_c.FPDF_PAGEOBJ_IMAGE or any(_is_image(_inside(shape, n)) for n in range(inside))
 
 
 def _shown(document: int, index: int) -> int:

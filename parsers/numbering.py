@@ -9,6 +9,8 @@ from typing import Any
 
 from parsers.attributes import get, is_on, value, whole
 
+#: Formats of Word by their names in HTML (section 4.4.5) and OpenDocument (part 3, section 20.314).
+FORMATS = {"1": "decimal", "a": "lowerLetter", "A": "upperLetter", "i": "lowerRoman", "I": "upperRoman"}
 _LEVEL = re.compile(r"%([1-9])")
 _ROMAN = (
     (1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"),

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,8 @@ _ORIENTATION = "osd"
 #: Percent of confidence from which on the page is not tried turned, and below which nothing was read.
 _SURE, _READABLE = 60.0, 30.0
 _COLUMNS = 12
+#: A picture holds text of its own if so many times as much is recognised as is typed on it, which is exact.
+_MORE = 2
 #: Chinese characters are recognised as words of their own.
 _BETWEEN_WIDE = re.compile("(?<=[\u3000-\u9fff\uff00-\uff60]) (?=[\u3000-\u9fff\uff00-\uff60])")
 
@@ -27,19 +30,22 @@ _BETWEEN_WIDE = re.compile("(?<=[\u3000-\u9fff\uff00-\uff60]) (?=[\u3000-\u9fff\
 class Scans:
     """Pages that are pictures: read as far as they can be, and counted."""
 
-    def __init__(self, most: int) -> None:
-        """At most so many are recognised."""
+    def __init__(self, most: int, seconds: float) -> None:
+        """At most so many are recognised, and none is begun after so many seconds."""
         self._left = most
+        self._until = time.monotonic() + seconds
         self._read: list[int] = []
         self._unread: list[int] = []
 
-    def read(self, page: pdfium.PdfPage, number: int) -> str:
-        """The text in the picture of a page, "" where there is none or nobody to read it."""
-        if self._left > 0 and self._tesseract:
+    def read(self, page: pdfium.PdfPage, number: int, *, typed: str = "") -> str:
+        """The text in the picture of a page, "" where there is little beside what is `typed` on it, or nobody
+        to read it."""
+        if self._left > 0 and self._tesseract and time.monotonic() < self._until:
             self._left -= 1
             text = self._tesseract.read(page)
-            if text:
-                self._read.append(number)
+            if len(text) <= _MORE * len(typed):
+                return ""
+            self._read.append(number)
             return text
         self._unread.append(number)
         return ""
@@ -53,7 +59,11 @@ class Scans:
                 f"hold mistakes: {named(self._read)}."
             )
         if self._unread:
-            why = "more than are recognised" if self._left <= 0 else "no text recognition is installed"
+            why = "no time was left"
+            if self._left <= 0:
+                why = "more than are recognised"
+            elif not self._tesseract:
+                why = "no text recognition is installed"
             out.append(
                 f"{len(self._unread)} of {total} pages are pictures and were not read ({why}): "
                 f"{named(self._unread)}."

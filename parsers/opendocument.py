@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,22 @@ from parsers.archive import open_zip
 from parsers.attributes import get, whole
 from parsers.errors import Damaged, Encrypted
 from parsers.limits import Limits
+from parsers.numbering import FORMATS, spell
 from parsers.package import Package
 from parsers.reading import Reading
 from parsers.sections import Block, sections
 
-PARSER = "opendocument/1"
+PARSER = "opendocument/2"
 
-_SKIPPED = frozenset({"tracked-changes", "sequence-decls", "note-citation", "forms", "table-header-columns"})
+_SKIPPED = frozenset({
+    "tracked-changes", "sequence-decls", "note-citation", "forms", "table-header-columns", "ruby-text",
+})  # fmt: skip
 _METADATA = {"creator": "author", "subject": "subject", "creation-date": "created", "date": "modified"}
 _MOST_REPEATED = 50
+#: Level of a heading.
+_DEEPEST = 10
+#: Style of a list, None for the headings, and level.
+_Place = tuple[str | None, int]
 
 
 def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
@@ -33,7 +40,7 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
     body = None if root is None else root.find("{*}body/{*}text")
     if body is None:
         raise Damaged("The file holds no text document. Save a new copy and send that.")
-    walk = _Walk()
+    walk = _Walk(_levels(part) for part in (styles, root) if part is not None)
     pages = sections([*walk.running(styles, "header"), *walk.blocks(body), *walk.running(styles, "footer")])
     return Reading(
         parser=PARSER,
@@ -48,9 +55,17 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
 class _Walk:
     """The way through a document; a note follows the paragraph it hangs on."""
 
-    def __init__(self) -> None:
+    def __init__(self, levels: Iterable[Mapping[_Place, Any]]) -> None:
         self._pending: list[Block] = []
         self._notes = 0
+        #: How a list of this style is numbered at this level.
+        self._levels = {key: level for part in levels for key, level in part.items()}
+        #: Last number given at each level of the list that is open, and of the headings.
+        self._counts: list[int] = []
+        self._headings: list[int] = []
+        self._style = ""
+        #: Last number given in the lists of a style at a level, which another may continue.
+        self._ends: dict[_Place, int] = {}
 
     def running(self, styles: Any, kind: str) -> Iterator[Block]:
         """Headers or footers, each once."""
@@ -67,14 +82,19 @@ class _Walk:
             match _name(child):
                 case "h" | "p" as name:
                     text = "".join(self._inline(child))
-                    level = whole(get(child, "outline-level"), default=1) if name == "h" else 0
+                    level = min(whole(get(child, "outline-level"), default=1), _DEEPEST) if name == "h" else 0
                     if text.strip():
-                        yield Block(bullet + text, level)
+                        number = self._numbered(child, level) if level else ""
+                        yield Block((number or bullet) + text, level)
                         bullet = ""
                     yield from self._hanging()
+                case "list":
+                    yield from self._list(child)
                 case "list-item":
-                    yield from self.blocks(child, bullet="• ")
-                case "table":
+                    if self._counts:
+                        self._counts[-1] = whole(get(child, "start-value"), default=self._counts[-1] + 1)
+                    yield from self.blocks(child, bullet=self._label(self._style, self._counts) or "• ")
+                case "table" if next(child.iterdescendants("{*}table"), None) is None:
                     rows = [row for row in self._rows(child) if any(row)]
                     text = (
                         markdown.table(rows) if markdown.is_table(rows) else "\n".join(map("\n".join, rows))
@@ -82,6 +102,45 @@ class _Walk:
                     yield Block(text)
                 case name if name not in _SKIPPED:
                     yield from self.blocks(child)
+
+    def _list(self, element: Any) -> Iterator[Block]:
+        outer = self._style, self._counts
+        self._style = get(element, "style-name") or self._style
+        place = self._style, len(self._counts) + 1
+        goes_on = get(element, "continue-numbering") == "true" or get(element, "continue-list")
+        last = self._ends.get(place) if goes_on else None
+        self._counts = [*self._counts, self._start(*place) - 1 if last is None else last]
+        yield from self.blocks(element)
+        self._ends[place] = self._counts[-1]
+        self._style, self._counts = outer
+
+    def _numbered(self, heading: Any, level: int) -> str:
+        """The number of a heading."""
+        if get(heading, "is-list-header") == "true":
+            return ""
+        counts = self._headings
+        counts += [self._start(None, deeper) for deeper in range(len(counts) + 1, level)]
+        next_one = counts[level - 1] + 1 if len(counts) >= level else self._start(None, level)
+        self._headings = [*counts[: level - 1], whole(get(heading, "start-value"), default=next_one)]
+        return self._label(None, self._headings)
+
+    def _label(self, style: str | None, counts: list[int]) -> str:
+        """What stands before an item, "" where it has no number (part 3, sections 16.31 and 19.880)."""
+        own = self._levels.get((style, len(counts)))
+        if own is None or not get(own, "num-format"):
+            return ""
+        shown = range(max(1, len(counts) + 1 - whole(get(own, "display-levels"), default=1)), len(counts) + 1)
+        levels = [self._levels.get((style, level)) for level in shown]
+        numbers = [
+            spell(counts[level - 1], FORMATS.get(get(found, "num-format"), "decimal"))
+            for level, found in zip(shown, levels, strict=True)
+            if found is not None and get(found, "num-format")
+        ]
+        return f"{get(own, 'num-prefix')}{'.'.join(numbers)}{get(own, 'num-suffix')} "
+
+    def _start(self, style: str | None, level: int) -> int:
+        found = self._levels.get((style, level))
+        return 1 if found is None else whole(get(found, "start-value"), default=1)
 
     def _hanging(self) -> Iterator[Block]:
         pending, self._pending = self._pending, []
@@ -101,6 +160,9 @@ class _Walk:
                     self._notes += 1
                     self._pending.append(Block(f"[{self._notes}] {self._text(child)}"))
                     yield f"[{self._notes}]"
+                case "text-box":
+                    before, self._pending = self._pending, []
+                    self._pending = [*before, *self.blocks(child)]
                 case "annotation":
                     author = child.findtext("{*}creator")
                     said = self._text(child)
@@ -122,6 +184,19 @@ class _Walk:
             while cells and not cells[-1]:
                 cells.pop()
             yield cells
+
+
+def _levels(root: Any) -> dict[_Place, Any]:
+    """The levels of lists that have numbers, by the name of their style."""
+    kinds = ("list-level-style-number", "outline-level-style")
+    return {
+        (
+            None if style.tag.endswith("}outline-style") else get(style, "name"),
+            whole(get(level, "level")),
+        ): level
+        for style in root.iter("{*}list-style", "{*}outline-style")
+        for level in style.iterchildren(*(f"{{*}}{kind}" for kind in kinds))
+    }
 
 
 def _metadata(meta: Any) -> dict[str, str]:

@@ -30,7 +30,7 @@ from parsers.paragraphs import join
 from parsers.reading import Mark, RawPage, Reading
 from parsers.running import Leaf, mark_running
 
-PARSER = "pdf/3"
+PARSER = "pdf/4"
 
 _SCANNED = (
     "No page holds text; the PDF seems to be scanned, and none was recognised in its pictures. "
@@ -38,6 +38,8 @@ _SCANNED = (
 )
 #: So many lines of text may stand on a scanned page, such as its number.
 _STAMPED = 4
+#: Share of the time for a file after which no further picture is recognised.
+_OCR_SHARE = 0.8
 #: A PDF of more pages is shared between processes.
 _LONG = 20
 #: After so many pages a PDF is opened afresh: PDFium keeps what it has parsed of it.
@@ -62,7 +64,7 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
             ) from exc
         return second.read(path, password=None, otherwise=Damaged)
     warnings: list[str] = []
-    pages = _Pages(open_pdf, pdf, Scans(limits.max_ocr_pages), warnings, limits)
+    pages = _Pages(open_pdf, pdf, Scans(limits.max_ocr_pages, _OCR_SHARE * limits.wall_s), warnings, limits)
     if pdfium_c.FPDF_GetFormType(pdf.raw) in _XFA:
         pages.form = second.form(path, password)
     return Reading(
@@ -85,6 +87,8 @@ class _Sheet(NamedTuple):
     em: float
     blocks: list[grid.Block]
     is_picture: bool
+    #: What text there is stands on a picture.
+    is_stamped: bool = False
 
 
 class _Pages:
@@ -153,7 +157,8 @@ class _Pages:
         try:
             visible = sum(1 for line in layout.lines if line.box)
             is_picture = visible <= _STAMPED and layout.is_picture
-            return _Sheet(layout.lines, layout.em, grid.blocks(layout), is_picture)
+            is_stamped = is_picture and visible > 0 and layout.is_covered
+            return _Sheet(layout.lines, layout.em, grid.blocks(layout), is_picture, is_stamped)
         finally:
             layout.close()
 
@@ -169,12 +174,12 @@ class _Pages:
         hidden = leaf.dropped.union(*(block.lines for block in blocks))
         lines = join(sheet.lines, sheet.em, {min(block.lines): block.text for block in blocks}, hidden)
         text = self._hyphens.mend(lines)
-        if text.strip():
+        if text.strip() and not sheet.is_stamped:
             return text, False
         if not sheet.is_picture:  # nothing is left out of a page that has nothing else
             return join(sheet.lines, sheet.em, {}, ()), False
         page = self._pdf[leaf.index]
-        recognised = self._scans.read(page, leaf.index + 1)
+        recognised = self._scans.read(page, leaf.index + 1, typed=text)
         page.close()
         return recognised or text, bool(recognised)
 

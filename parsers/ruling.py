@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pypdfium2.raw as pdfium_c
 
-from parsers.layout import Box, Layout, count_objects, object_type, page_object
+from parsers.layout import Box, Layout, bounds, count_objects, object_type, page_object
 from parsers.native import native
 
 #: Objects and path segments looked at on a page: drawings have more, tables do not.
@@ -27,7 +27,6 @@ _NEAR = 3.0
 
 _place = attrgetter("at")
 _count_segments = native(pdfium_c.FPDFPath_CountSegments)
-_bounds = native(pdfium_c.FPDFPageObj_GetBounds)
 _matrix = native(pdfium_c.FPDFPageObj_GetMatrix)
 _segment = native(pdfium_c.FPDFPath_GetPathSegment)
 _point = native(pdfium_c.FPDFPathSegment_GetPoint)
@@ -100,7 +99,7 @@ def _boxes(layout: Layout) -> Iterator[Box]:
             continue
         segments = _count_segments(shape)
         if segments <= 5:
-            if _bounds(shape, left, left + 4, left + 8, left + 12):
+            if bounds(shape, left, left + 4, left + 8, left + 12):
                 yield layout.turned(Box(*edges))
         elif segments <= _MOST:
             yield from map(layout.turned, _strokes(shape, segments))

@@ -1,6 +1,7 @@
 """Running headers and footers: lines that come again at the same place of neighbouring pages.
 
-The first of each stays in the text, the others are left out; the rows of a table run only if all of it does.
+The first of each stays in the text, the others are left out. The rows of a table run only if all of it does,
+a line with a number that grows from page to page ("Invoice 1002") only if that is plainly the page's.
 Only four pages back and ahead are looked at, so a document of any length passes through in constant memory.
 """
 
@@ -24,6 +25,13 @@ _EDGE = 4
 #: A number in Arabic or Roman figures. It begins with a set of letters, for which `re` searches fastest.
 _NUMBER = re.compile(r"[\divxlc](?:(?<=\d)\d{0,4}|(?<=\b\w)[ivxlc]{0,8}\b)")
 _ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
+#: Words that say so, and anything else that is no letter.
+_PAGE = re.compile(
+    r"\b(?:pages?|p|pg|seite|blatt|página|pagina|pág|pag|sida|side|strona|sayfa|стр\w*)\b|[页頁]"
+)
+_OTHER = re.compile(r"[^\W\d_]")
+#: Width of a letter, in heights of its line, beyond which something in the line stands apart.
+_WIDEST = 0.9
 #: Heights on two pages that count as the same, in points.
 _SAME = 4.0
 
@@ -104,6 +112,16 @@ def _value(number: str) -> int:
     return sum(-a if a < b else a for a, b in zip(values, [*values[1:], 0], strict=True))
 
 
+def _numbers_pages(line: Line, edge: _Edge) -> bool:
+    """Whether the growing number in a line is alone, apart from the rest, or said to be that of the page."""
+    if not _OTHER.search(edge.pattern) or _PAGE.search(edge.text):
+        return True
+    box = line.box
+    return box is not None and (
+        line.gap > box.height or box.right - box.left > _WIDEST * box.height * len(edge.text)
+    )
+
+
 class _Window:
     """The pages around the one that is judged."""
 
@@ -121,7 +139,7 @@ class _Window:
         counting = self._counting(leaf)
         dropped = set()
         for line, edge in leaf.edges.items():
-            if line in counting:
+            if line in counting and _numbers_pages(leaf.lines[line], edge):
                 text = edge.pattern
             elif self._comes_again(edge):
                 text = edge.text

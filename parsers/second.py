@@ -17,7 +17,7 @@ from parsers.reading import RawPage, Reading
 if TYPE_CHECKING:
     from pypdf import PdfReader
 
-PARSER = "pdf/3"
+PARSER = "pdf/4"
 
 _T = TypeVar("_T")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -47,24 +48,24 @@ def _chapters(blocks: Iterable[Block]) -> Iterator[list[Block]]:
 
 
 def _pages(chapter: list[Block]) -> Iterator[RawPage]:
-    text, placed = "", []
+    text, starts = "", []
     for block in chapter:
         text += "\n\n" if text and block.text else ""
-        placed.append((len(text), block))
+        starts.append(len(text))
         text += block.text
-    start = 0
+    start = first = 0
     for piece in cut(text):
         end = start + len(piece)
-        here = [(at - start, block) for at, block in placed if start <= at < end or at == end == len(text)]
+        last = bisect_left(starts, end, first) if end < len(text) else len(starts)
         yield RawPage(
             piece,
             marks=[
-                Mark(block.text if block.level else "", block.level, block.anchor, at, block.changes)
-                for at, block in here
+                Mark(block.text if block.level else "", block.level, block.anchor, at - start, block.changes)
+                for at, block in zip(starts[first:last], chapter[first:last], strict=True)
                 if block.level or block.anchor or block.changes
             ],
         )
-        start = end
+        start, first = end, last
 
 
 def cut(text: str, size: int = SIZE) -> list[str]:

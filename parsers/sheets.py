@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from parsers import markdown
-from parsers.archive import check_sizes, open_zip
+from parsers import markdown, text
+from parsers.archive import check_sizes, open_zip, read_member
 from parsers.encoding import decode
-from parsers.errors import Damaged
+from parsers.errors import Damaged, TooLarge
 from parsers.limits import Limits
 from parsers.reading import Mark, RawPage, Reading
 
-PARSER = "sheets/1"
+PARSER = "sheets/2"
 
 #: Rows of a page.
 _ROWS = 50
-_MOST_COLUMNS = 500
+#: Characters by which it is found out what separates values, and what may; the comma last, for it stands in
+#: numbers and texts, too.
 _SAMPLE = 1 << 16
+_SEPARATORS = ";\t|,"
+#: A cell with a formula and no value, not even an empty text: no Excel has saved the file since it was made.
+_UNCOMPUTED = re.compile(
+    rb"<c\b(?![^>]*\bt=.str)[^>]*>\s*<f\b[^>]*(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>"
+)
 
 
 def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
@@ -32,53 +40,86 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
 
     try:
         with open_zip(path, password) as archive:
-            check_sizes(archive, max_bytes=4 * limits.max_part_bytes)
+            most = 4 * limits.max_part_bytes
+            check_sizes(archive, max_bytes=most)
             book = load_workbook(
                 cast(IO[bytes], archive.fp), read_only=True, data_only=True, keep_links=False
             )
-            pages = [page for sheet in book.worksheets for page in _pages(sheet.title, _values(sheet))]
+            uncomputed = sum(
+                len(_UNCOMPUTED.findall(read_member(archive, name, max_bytes=most) or b""))
+                for name in archive.namelist()
+                if name.startswith("xl/worksheets/") and name.endswith(".xml")
+            )
+            pages = [
+                page for sheet in book.worksheets for page in _pages(sheet.title, _values(sheet, limits))
+            ]
     except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, TypeError, SyntaxError) as exc:
         raise Damaged from exc
     title, author = book.properties.title, book.properties.creator or ""
-    return Reading(PARSER, pages, len(pages), paged=False, title=title, metadata={"author": author})
+    warnings = [
+        f"The values of {uncomputed:,} formulas are not in the file, and empty here. Open it in Excel, save "
+        "it and send that."
+    ]
+    return Reading(
+        parser=PARSER,
+        raw_pages=pages,
+        total=len(pages),
+        paged=False,
+        title=title,
+        metadata={"author": author},
+        warnings=warnings if uncomputed else [],
+    )
 
 
 def read_separated(path: Path, *, password: str | None, limits: Limits) -> Reading:
     """Read a .csv or .tsv file; what separates its values is found out."""
-    text, warning = decode(path.read_bytes())
+    written, warning = decode(path.read_bytes())
+    separator = max(_SEPARATORS, key=lambda mark: _rows_alike(written[:_SAMPLE], mark))
     try:
-        dialect: type[csv.Dialect] = csv.Sniffer().sniff(text[:_SAMPLE], delimiters=",;\t|")
-    except csv.Error:
-        dialect = csv.excel
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), dialect))
-    except csv.Error as exc:
-        raise Damaged from exc
-    pages = [*_pages(None, rows)]
+        pages = [*_pages(None, csv.reader(io.StringIO(written, newline=""), delimiter=separator))]
+    except csv.Error:  # such as a quotation mark that is never closed
+        reading = text.read(path, password=password, limits=limits)
+        reading.warnings.append("The values could not be told apart; the file was read as plain text.")
+        return reading
     return Reading(PARSER, pages, len(pages), paged=False, warnings=[warning] if warning else [])
 
 
-def _values(sheet: Any) -> Iterator[list[str]]:
-    for row in sheet.iter_rows(values_only=True, max_col=_MOST_COLUMNS):
-        yield ["" if cell is None else str(cell) for cell in row]
+def _rows_alike(sample: str, separator: str) -> int:
+    """How many rows have as many values as most do, if these are several."""
+    try:
+        widths = Counter(map(len, csv.reader(io.StringIO(sample, newline=""), delimiter=separator)))
+    except csv.Error:
+        return 0
+    return max((rows for width, rows in widths.items() if width > 1), default=0)
+
+
+def _values(sheet: Any, limits: Limits) -> Iterator[list[str]]:
+    sheet.reset_dimensions()  # what the file says of its size is often wrong, and would cut it
+    size = 0
+    for row in sheet.iter_rows(values_only=True):
+        # Excel, too, shows fifteen digits of a number, so that 0.1 + 0.2 is 0.3.
+        values = [
+            f"{cell:.15g}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row
+        ]
+        size += sum(map(len, values))  # a text that the file holds once may stand in every cell
+        if size > limits.max_text_bytes:
+            raise TooLarge(f"A sheet holds more than {limits.max_text_bytes:,} bytes of text. Split it.")
+        yield values
 
 
 def _pages(sheet: str | None, rows: Iterable[list[str]]) -> Iterator[RawPage]:
-    """A table for every fifty rows, each under the heading row of the sheet."""
-    filled = (_trimmed(row) for row in rows)
-    body = (row for row in filled if row)
-    head = next(body, None)
-    first = 1  # the heading is the first row of the first page
-    while head is not None:
-        part = list(islice(body, _ROWS))
-        if not part and first > 1:
-            return
-        last = first + len(part) - (first > 1)
-        rows_here = f"rows {first}-{last}"
-        marks = [Mark(sheet, level=1, start=0)] if sheet and first == 1 else []
+    """A table for every fifty rows that hold something, each under the heading row of the sheet."""
+    filled = ((number, row) for number, cells in enumerate(rows, 1) if (row := _trimmed(cells)))
+    head = next(filled, None)
+    part = [] if head is None else [head, *islice(filled, _ROWS)]
+    begins = True
+    while head and part:
+        rows_here = f"rows {part[0][0]}-{part[-1][0]}"
         name = f"sheet {sheet}, {rows_here}" if sheet else rows_here
-        yield RawPage(markdown.table([head, *part]), name=name, marks=marks)
-        first = last + 1
+        marks = [Mark(sheet, level=1, start=0)] if sheet and begins else []
+        shown = part if begins else [head, *part]
+        yield RawPage(markdown.table([row for _, row in shown]), name=name, marks=marks)
+        part, begins = list(islice(filled, _ROWS)), False
 
 
 def _trimmed(row: list[str]) -> list[str]:

@@ -8,12 +8,13 @@ from typing import Any
 
 from parsers import markdown
 from parsers.archive import open_zip
+from parsers.drawing import chosen, drawn, link
 from parsers.errors import Damaged
 from parsers.limits import Limits
 from parsers.package import Package
 from parsers.reading import Mark, RawPage, Reading
 
-PARSER = "slides/1"
+PARSER = "slides/2"
 
 _TITLES = {"title", "ctrTitle"}
 #: Placeholders that show the same on every slide.
@@ -29,7 +30,7 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
         if root is None:
             raise Damaged("The file holds no presentation. Save a new copy and send that.")
         by_id = dict(package.links(main, "slide"))
-        order = [reference.get(_ID) for reference in root.iterfind("{*}sldIdLst/{*}sldId")]
+        order = [link(reference, "id") for reference in root.iterfind("{*}sldIdLst/{*}sldId")]
         slides = [_slide(package, by_id[key], number) for number, key in enumerate(order, 1) if key in by_id]
         core = package.xml(package.related("", "core-properties") or "docProps/core.xml")
     title = None if core is None else core.findtext("{*}title")
@@ -37,13 +38,11 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
     return Reading(PARSER, slides, len(slides), paged=True, title=title, metadata={"author": author})
 
 
-_ID = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
-
-
 def _slide(package: Package, name: str, number: int) -> RawPage:
     root = package.xml(name)
     marks: list[Mark] = []
     texts = [] if root is None else [*_texts(root.find("{*}cSld/{*}spTree"), marks)]
+    texts += drawn(package, name, root)
     notes = package.related(name, "notesSlide")
     page = package.xml(notes) if notes else None
     if page is not None:
@@ -64,6 +63,9 @@ def _texts(parent: Any, marks: list[Mark]) -> Iterator[str]:
                 if role in _TITLES:
                     marks.append(Mark(text, level=1))
                 yield text
+            case "AlternateContent":
+                for choice in chosen(shape):
+                    yield from _texts(choice, marks)
             case "grpSp":
                 yield from _texts(shape, marks)
             case "graphicFrame":

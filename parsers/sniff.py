@@ -40,20 +40,24 @@ KINDS = {
 _HEAD_BYTES = 1 << 16
 #: What a PDF holds that has lost its header, or has something before it.
 _PDF_INSIDE = re.compile(rb"%PDF-|\b\d+ \d+ obj\b")
+#: What was passed is not looked at again (`*+`): comments may be taken together in too many ways.
 _HTML = re.compile(
-    rb"\A\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.I | re.S
+    rb"\A\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*+<(!doctype\s+html|html|head|body)\b", re.I | re.S
 )
 _TAG = re.compile(rb"<[a-z][^>]*>", re.I)
 #: Storage name inside the container of a Word file with a password (MS-OFFCRYPTO, section 2.3.4.4).
 _ENCRYPTED_PACKAGE = "EncryptedPackage".encode("utf-16-le")
 
-#: What the members of a zip begin with, by the kind of document it is.
+#: A member that a zip has, by the kind of document it is.
 _PACKAGES = (
-    ("word/", WORD),
-    ("xl/", SHEETS),
-    ("ppt/", SLIDES),
-    ("META-INF/container.xml", EPUB),
+    (re.compile(r"word/[^/]+\.xml"), WORD),
+    (re.compile(r"xl/[^/]+\.xml"), SHEETS),
+    (re.compile(r"ppt/[^/]+\.xml"), SLIDES),
+    (re.compile(r"META-INF/container\.xml"), EPUB),
 )
+_OFFICE = (WORD, SHEETS, SLIDES)
+#: What every package of Office has (ECMA-376 part 2, section 7.2.3).
+_CONTENT_TYPES = "[Content_Types].xml"
 _MIMETYPE = "mimetype"
 _NAMES = (
     (b"\x89PNG", "a PNG image"),
@@ -94,7 +98,8 @@ def sniff(path: Path, filename: str, password: str | None = None) -> str:
 
 
 def _text(head: bytes, named: str | None) -> str:
-    if _HTML.match(head.removeprefix(b"\xef\xbb\xbf")) or (named == HTML and _TAG.search(head)):
+    letters = head.lstrip(b"\xef\xbb\xbf\xff\xfe\0").replace(b"\0", b"")  # tags in UTF-16 are ASCII, too
+    if _HTML.match(letters) or (named == HTML and _TAG.search(letters)):
         return HTML
     return named if named in {MARKDOWN, SEPARATED} else TEXT
 
@@ -103,9 +108,13 @@ def _zip(path: Path, password: str | None, named: str | None) -> str:
     with open_zip(path, password) as archive:
         parts = archive.namelist()
         said = read_member(archive, _MIMETYPE, max_bytes=_HEAD_BYTES) or b""
-    for beginning, kind in _PACKAGES:
-        if any(part.startswith(beginning) for part in parts):
+    for member, kind in _PACKAGES:
+        if any(map(member.fullmatch, parts)):
             return kind
+    if _CONTENT_TYPES in parts:
+        if named in _OFFICE:
+            return named
+        raise _refusal("an Office file of another kind", "Save it as .docx, .xlsx or .pptx and send that.")
     if said.strip() == OPENDOCUMENT.encode():
         return OPENDOCUMENT
     if "content.xml" in parts:

@@ -13,7 +13,7 @@ from parsers.errors import Damaged
 from parsers.limits import MIB, Limits
 from parsers.reading import Mark, RawPage, Reading
 
-PARSER = "source_tree/1"
+PARSER = "source_tree/2"
 
 _HEAD_BYTES = 1 << 14
 #: A longer file is data, not source.
@@ -25,10 +25,13 @@ _SKIPPED = frozenset({
 
 
 def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
-    """Read an archive without unpacking it. Raises Damaged (a member leads out of it), TooLarge."""
+    """Read an archive without unpacking it.
+
+    Raises Damaged (a member leads out of it), Encrypted, TooLarge.
+    """
     archive = open_zip(path)
     check_sizes(archive, max_bytes=4 * limits.max_part_bytes)
-    members = sorted(_members(archive), key=lambda entry: PurePosixPath(entry.filename).parts)
+    members = sorted(_members(archive), key=lambda entry: PurePosixPath(_name(entry)).parts)
     warnings: list[str] = []
     return Reading(
         parser=PARSER,
@@ -42,12 +45,17 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
 
 def _members(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
     for entry in archive.infolist():
-        place = PurePosixPath(entry.filename)
-        if place.is_absolute() or ".." in place.parts or "\\" in entry.filename:
+        place = PurePosixPath(_name(entry))
+        if place.is_absolute() or ".." in place.parts:
             raise Damaged("The archive names a file outside of itself. Pack it anew and send that.")
         link = stat.S_ISLNK(entry.external_attr >> 16)
-        if not entry.is_dir() and not link and _SKIPPED.isdisjoint(place.parts):
+        if not _name(entry).endswith("/") and not link and _SKIPPED.isdisjoint(place.parts):
             yield entry
+
+
+def _name(entry: zipfile.ZipInfo) -> str:
+    """Some programs for Windows part folders in their own way."""
+    return entry.filename.replace("\\", "/")
 
 
 def _pages(
@@ -61,11 +69,9 @@ def _pages(
                 data = read_member(archive, entry.filename, max_bytes=_MOST_BYTES)
             if data is None or not is_text(data[:_HEAD_BYTES]):
                 unread += 1
-                yield RawPage("", name=entry.filename)
+                yield RawPage("", name=_name(entry))
             else:
-                yield RawPage(
-                    decode(data).text, name=entry.filename, marks=[Mark(entry.filename, 1, start=0)]
-                )
+                yield RawPage(decode(data).text, name=_name(entry), marks=[Mark(_name(entry), 1, start=0)])
     if unread:
         warnings.append(
             f"{unread:,} of {len(members):,} files hold no text or are too long, and were not read."

@@ -9,20 +9,22 @@ from pathlib import Path
 from parsers.encoding import decode
 from parsers.limits import Limits
 from parsers.reading import Mark, RawPage, Reading
-from parsers.sections import Block, cut, sections
+from parsers.sections import SIZE, Block, cut, sections
 
-PARSER = "text/2"
+PARSER = "text/3"
 
 #: Headings of Markdown, outside of fenced code.
 _HEADING = re.compile(r"(#{1,6})[ \t]+(.+?)[ \t#]*")
-_FENCE = re.compile(r" {0,3}(```|~~~)")
+_FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
+#: Mean characters of a sheet beyond which form feeds part chapters, not pages.
+_LONGEST = 4 * SIZE
 
 
 def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
     """Read a text file whole; its size is bounded by the memory of the process."""
     text, warning = decode(path.read_bytes())
     sheets = text.rstrip("\f\r\n ").split("\f")
-    paged = len(sheets) > 1
+    paged = len(sheets) > 1 and len(text) <= _LONGEST * len(sheets)
     pages = [RawPage(sheet) for sheet in (sheets if paged else cut(text.replace("\r\n", "\n")))]
     return Reading(
         parser=PARSER,
@@ -51,7 +53,7 @@ def _blocks(text: str) -> Iterator[Block]:
     fence = ""
     for line in text.splitlines():
         opens = _FENCE.match(line)
-        if opens and fence in {"", opens[1]}:
+        if opens and opens[1].startswith(fence):
             fence = "" if fence else opens[1]
         heading = None if fence else _HEADING.fullmatch(line)
         if heading:

@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 from parsers import html, markdown
 from parsers.archive import open_zip
-from parsers.attributes import get, value, whole
+from parsers.attributes import get, is_on, value, whole
 from parsers.document import Change
+from parsers.drawing import chosen, drawn, sign
 from parsers.errors import Damaged, Empty
 from parsers.formula import linear
 from parsers.limits import Limits
@@ -27,7 +28,7 @@ from parsers.package import Package
 from parsers.reading import Mark, RawPage, Reading
 from parsers.sections import Block, sections
 
-PARSER = "word/4"
+PARSER = "word/5"
 
 # Marks within the text of a block; XML allows none of these characters in a file.
 _SET = "\f"  #: a page break that the author set
@@ -37,6 +38,9 @@ _MARKS = re.compile("[\f\x1d\x1e\v]")
 _BEFORE = "\f\x1d\x1e\v \t\n"  #: what may stand before the first letter of a block
 #: A block that is a heading or holds changes begins here.
 _NOTED = "\x1c"
+#: What follows is raised; kept behind a number, where 10 to the sixth would be 106.
+_RAISED = "\x1f"
+_POWER = re.compile("(?<=[0-9])\x1f(?=[-−]?[0-9])")
 _NUMBERS = re.compile(r"[\W\d_]|\b(?:page|seite|of|von|de|sur)\b", re.I)
 _FIRST_LETTER = re.compile(r"\S")
 _SAME_BREAK = re.compile("([\f\x1d\x1e][ \t\n\x1c]*)\v")
@@ -54,9 +58,10 @@ _FIRST_WORDS = 200
 _LONG_CELL = 1500
 _PLAIN = {"tab": "\t", "ptab": "\t", "cr": "\n", "noBreakHyphen": "-", "lastRenderedPageBreak": _LAID_OUT}
 _PAGES_OF_HTML = (".htm", ".html", ".xhtml")
+_DELETED = ("del", "moveFrom")
 #: Elements that hold properties, field codes, deleted text, phonetic guides: no text of the document.
 _SKIPPED = frozenset({
-    "del", "moveFrom", "delText", "instrText", "delInstrText", "pPr", "rPr", "tblPr", "tblGrid", "trPr",
+    "delText", "instrText", "delInstrText", "pPr", "rPr", "tblPr", "tblGrid", "trPr",
     "tcPr", "sectPr", "sdtPr", "rubyPr", "rt", "fldData", "binData",
 })  # fmt: skip
 
@@ -207,6 +212,7 @@ class _Walk:
         self.warnings: list[str] = []
         self._package = package
         self._chunks = dict(package.links(main, "aFChunk"))
+        self._main = main
         self._styles = _Styles(part("styles"))
         self._numbering = Numbering(part("numbering"))
         self._notes = {kind: _notes(part(f"{kind}s"), kind) for kind in ("footnote", "endnote", "comment")}
@@ -272,9 +278,10 @@ class _Walk:
 
     def _paragraph(self, paragraph: Any) -> Iterator[Block]:
         outer, self._pending = self._pending, []
-        text = "".join(self._inline(paragraph))
+        text = _POWER.sub("^", "".join(self._inline(paragraph))).replace(_RAISED, "")
         pending, self._pending = self._pending, outer
-        label = self._label(paragraph)  # an empty paragraph of a list counts, too
+        gone = not text.strip() and paragraph.find("{*}pPr/{*}rPr/{*}del") is not None
+        label = "" if gone else self._label(paragraph)  # an empty paragraph of a list counts, too
         if label and text.strip():
             text = _FIRST_LETTER.sub(lambda letter: f"{label} {letter[0]}", text, count=1)
         if paragraph.find("{*}pPr/{*}sectPr") is not None and self._section_marks:
@@ -303,16 +310,33 @@ class _Walk:
                 yield _PLAIN[name]
             elif "/math}" in child.tag and (formula := linear(child, self._line)) is not None:
                 yield formula
-            elif name == "br":
-                yield _SET if get(child, "type") == "page" else "\n"
-            elif name in {"footnoteReference", "endnoteReference"}:
-                yield self._cite(name.removesuffix("Reference"), get(child, "id"))
-            elif name == "commentReference":
-                self._comment(get(child, "id"))
-            elif name == "txbxContent":
-                self._pending.append(child)
+            elif (written := self._written(name, child)) is not None:
+                yield written
             else:
+                if name == "r" and value(child.find("{*}rPr/{*}vertAlign")) == "superscript":
+                    yield _RAISED
                 yield from self._inline(child)
+
+    def _written(self, name: str, element: Any) -> str | None:
+        """What stands in the line for an element that is more than what it holds; None for any other."""
+        match name:
+            case "br":
+                return _SET if get(element, "type") == "page" else "\n"
+            case "sym":
+                return sign(get(element, "font"), get(element, "char"))
+            case "ffData":
+                return _chosen_in_form(element)
+            case "footnoteReference" | "endnoteReference":
+                return self._cite(name.removesuffix("Reference"), get(element, "id"))
+            case "commentReference":
+                self._comment(get(element, "id"))
+            case "txbxContent":
+                self._pending.append(element)
+            case "relIds" | "chart":
+                self._pending += map(Block, drawn(self._package, self._main, element))
+            case _:
+                return None
+        return ""
 
     def _track(self, change: Any, kind: Literal["inserted", "deleted"], *, within: Any) -> None:
         """Note a tracked change of the text within an element (ECMA-376 part 1, section 17.13.5)."""
@@ -362,7 +386,7 @@ class _Walk:
         if deletion is not None:
             self._track(deletion, "deleted", within=row)
             return []
-        cells = []
+        cells = [""] * whole(value(row.find("{*}trPr/{*}gridBefore")))
         for cell in _inside(row, "tc"):
             cells.append("\n".join(block.text for block in self._blocks(cell)))
             cells += [""] * (whole(value(cell.find("{*}tcPr/{*}gridSpan")), default=1) - 1)
@@ -394,15 +418,28 @@ def _between_pages(rows: list[list[str]]) -> Iterator[tuple[str, list[list[str]]
 
 
 def _content(parent: Any) -> Iterator[Any]:
-    """Child elements that hold text; of alternatives, the first that holds any (part 3, section 7.5)."""
+    """Child elements that hold text; of alternatives, the first that does, and of what was deleted, the marks
+    of pages that Word began there."""
     for child in parent:
         if not isinstance(child.tag, str) or _name(child) in _SKIPPED:
             continue
+        if _name(child) in _DELETED:
+            yield from child.iter("{*}lastRenderedPageBreak")
+            continue
         if _name(child) == "AlternateContent":
-            choices = [choice for choice in child if next(choice.iter("{*}t"), None) is not None]
-            yield from choices[:1]
+            yield from chosen(child)
         else:
             yield child
+
+
+def _chosen_in_form(field: Any) -> str:
+    """What stands for a check box or a list of a form, of which a file keeps the state alone (17.16)."""
+    box, entries = field.find("{*}checkBox"), field.findall("{*}ddList/{*}listEntry")
+    if box is not None:
+        state = box.find("{*}checked")
+        return "☒" if is_on(box.find("{*}default") if state is None else state) else "☐"
+    place = whole(value(field.find("{*}ddList/{*}result")))
+    return value(entries[place]) if place < len(entries) else ""
 
 
 def _inside(parent: Any, name: str) -> Iterator[Any]:

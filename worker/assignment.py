@@ -36,7 +36,7 @@ class Answer:
     text: str
     citations: list[Citation]
     found: bool = True  #: False: the documents do not say
-    cut_off: bool = False  #: it reached `max_tokens` before its end
+    cut_off: bool = False  #: it, or what a section had to say, reached `max_tokens` before its end
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the record."""
@@ -146,6 +146,7 @@ class Assignment:
         if len(told_parts) > 1:
             texts = [part.text for part in told_parts]
             text, cut_off = self._combined(question.turns[-1].text, texts, question.sampling, number)
+            cut_off = cut_off or any(part.cut_off for part in told_parts)
         written = [verify(quote, self.sources) for quote in quotations(text)]
         picked = [citation for part in _likeliest(told_parts, text) for citation in part.citations]
         text = put_right(text, written)
@@ -187,7 +188,8 @@ class Assignment:
             except InstructionTooLong:  # a long answer leaves no room to quote, and is better than none
                 break
             found.append(section.words(mask))
-        return [verify(quote, self.sources) for quote in found]
+        within = self.sources if source is None else [self.sources[source]]
+        return [verify(quote, within) for quote in found]
 
     def _combined(
         self, request: str, parts: Sequence[str], sampling: Sampling, number: int

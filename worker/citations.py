@@ -11,7 +11,8 @@ from rapidfuzz import fuzz
 
 from worker.source import SHORTEST, Source, Span, grams, squeeze
 
-_CLAIM = r"(?P<claim>(?:(?:[Pp]ages?|[Pp]p?\.)\s*|第\s*)(?P<page>\d+)(?:\s*页)?)"
+_RANGE = r"(?!\d|\s*(?:[-‐‑–—,&]|and|to)\s*\d)"
+_CLAIM = rf"(?P<claim>(?:(?:[Pp]ages?|[Pp]p?\.)\s*|第\s*)(?P<page>\d+){_RANGE}(?:\s*页)?)"
 #: A page that an answer claims for the quotation before it (`“…” (page 7)`) or after it (`Page 7: “…”`).
 _AFTER = re.compile(rf"^[”\"“»」』]?[.,;]?\s*[(\[（,]?\s*(?:on\s+|see\s+|在)?{_CLAIM}")
 _BEFORE = re.compile(rf"{_CLAIM}(?:\s+(?:says|states|reads|notes))?(?:\s+that)?[\s:：,(（]*[“\"„«「『]?$")
@@ -22,7 +23,12 @@ Match = Literal["exact", "normalized", "close", "none"]
 CLOSE_ENOUGH = 90.0
 #: Characters of a text that are searched together, and pairs of characters that one search may compare.
 _STRETCH, _CELLS = 1_024, 75_000_000
-_QUOTED = re.compile(r"[“\"„«]([^“”\"„«»\n]{20,600})[”\"“»]|「([^」\n]{6,300})」|『([^』\n]{6,300})』")
+#: A straight mark opens where a word does not end, so that what stands between two quotations is none.
+_QUOTED = re.compile(
+    r"(?:[“„«]|(?<!\w)\"(?!\s))([^“”\"„«»\n]{20,600})[”\"“»]|「([^」\n]{6,300})」|『([^』\n]{6,300})』"
+)
+#: Figures of one number.
+_FIGURES = re.compile(r"\d[.,]?\d")
 
 
 class Citation(TypedDict):
@@ -48,21 +54,36 @@ def quotations(text: str) -> list[str]:
 def verify(quote: str, sources: Sequence[Source]) -> Citation:
     """Find a quotation: letter by letter, then without blanks and hyphens, then the closest passage.
 
-    What is nowhere comes back with `verified` false, and neither document nor page.
+    A place does not count where the quotation has only part of a number, 10 of 100. What is nowhere comes
+    back with `verified` false, and neither document nor page.
     """
     quote = quote.strip()
     for source in sources:
-        start = source.text.find(quote)
-        if quote and start >= 0:
-            return _found(quote, source, Span(start, start + len(quote)), "exact")
+        for start in _places(quote, source.text):
+            span = Span(start, start + len(quote))
+            if not _cuts_a_number(source.text, span):
+                return _found(quote, source, span, "exact")
     wanted = squeeze(quote)[0]
     for source in sources:
         text, offsets = source.squeezed
-        start = text.find(wanted)
-        if wanted and start >= 0:
-            end = int(offsets[start + len(wanted) - 1]) + 1
-            return _found(quote, source, Span(int(offsets[start]), end), "normalized")
+        for start in _places(wanted, text):
+            span = Span(int(offsets[start]), int(offsets[start + len(wanted) - 1]) + 1)
+            if not _cuts_a_number(source.text, span):
+                return _found(quote, source, span, "normalized")
     return _closest(quote, wanted, sources)
+
+
+def _places(words: str, text: str) -> Iterator[int]:
+    at = text.find(words) if words else -1
+    while at >= 0:
+        yield at
+        at = text.find(words, at + 1)
+
+
+def _cuts_a_number(text: str, span: Span) -> bool:
+    """Whether a span begins or ends within a number."""
+    head, tail = text[max(0, span.start - 2) : span.start + 1], text[span.end - 1 : span.end + 2]
+    return bool(_FIGURES.match(tail) or any(_FIGURES.fullmatch(head, at) for at in (0, 1)))
 
 
 def at(source: Source, page: int, start: int, end: int) -> Citation:

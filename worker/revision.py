@@ -30,16 +30,20 @@ Run = tuple[Literal["-", "+", "="], str]
 ALIKE = 50
 #: Share of paragraphs in common from which two texts are versions of one.
 SAME_TEXT = 0.3
+#: Characters of the longest line that may repeat at head or foot.
+_FURNITURE = 200
 #: Pairs of paragraphs that are compared at once; beyond, a stretch is halved first.
 _MOST_PAIRS = 4_000_000
 
 _QUOTES = str.maketrans("“”„«»‘’‚\u00a0", '""""' + '"' + "''' ")
 #: What a line break or typesetting leaves inside a word.
 _HYPHENS = re.compile(r"(?<=\w)[-‐‑]\s+(?=[a-z])|\u00ad|\u200b")
-#: A number at the head of a paragraph, which moves when something is put in before it.
+#: A number at the head of a paragraph, which moves when something is put in before it. What may be an amount
+#: ("30 days", "1.5 million", "12.50 EUR") is none.
 _NUMBER = re.compile(
     r"^\s*(?:[#>*•·–—-]+\s*)*(?:第[零〇一二三四五六七八九十百千万\d]+[条章节编款项]\s*|§+\s*|(?:article|section|clause)\s+(?=[\divxlc])"
-    r"|[（(][\da-z一二三四五六七八九十]{1,4}[)）]\s*|\d{1,3}(?:\.\d{1,3})*[.)、．]?\s+|[ivxlc]{1,5}[.)]\s+|[a-z][.)]\s+)?",
+    r"|[（(][\da-z一二三四五六七八九十]{1,4}[)）]\s*|\d{1,3}(?:\.\d{1,3})*[.)、．]\s+|[ivxlc]{1,5}[.)]\s+|[a-z][.)]\s+"
+    r"|\d{1,3}(?:\.[1-9]\d?)+\s+(?-i:(?=[^\W\d_a-z])(?![A-Z]{3}\b|Mi[ol]|Mrd)))?",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[A-Za-zÀ-ÿ0-9_]+(?:[.,'’][A-Za-zÀ-ÿ0-9_]+)*|\s+|.", re.DOTALL)
@@ -135,25 +139,28 @@ def _body(source: Source) -> Iterator[Paragraph]:
     for index, page in enumerate(source.document.pages):
         for span in paragraphs(page.text):
             found = Paragraph(index, span.start, span.end, page.text[span.start : span.end])
-            masked = _masked(found.text)
-            if found.words and masked not in seen:
+            forms = _forms(found.text, page.number)
+            if found.words and forms.isdisjoint(seen):
                 yield found
-            seen |= {masked} & furniture
+            seen |= forms & furniture
 
 
 def _furniture(source: Source) -> set[str]:
-    """Lines that stand at the head or foot of many pages, but for their numbers."""
+    """Forms of the lines that stand at the head or foot of many pages."""
     if not source.document.paged or len(source.document.pages) < 4:
         return set()
     ends: Counter[str] = Counter()
     for page in source.document.pages:
         lines = [line for line in page.text.splitlines() if line.strip()]
-        ends.update({_masked(line) for line in [*lines[:2], *lines[-2:]]})
+        ends.update({form for line in [*lines[:2], *lines[-2:]] for form in _forms(line, page.number)})
     return {line for line, count in ends.items() if count >= max(3, len(source.document.pages) // 10)}
 
 
-def _masked(line: str) -> str:
-    return re.sub(r"\d+|\b[ivxlc]+\b", "#", plain(line))
+def _forms(line: str, page: int) -> set[str]:
+    """A line as it is, and with each number as its distance from that of the page: equal ones count pages."""
+    said = plain(line)
+    numbers = re.finditer(r"\d{1,6}", said) if len(said) <= _FURNITURE else ()
+    return {said, *(f"{said[: n.start()]}#{int(n[0]) - page}{said[n.end() :]}" for n in numbers)}
 
 
 def _aligned(

@@ -15,6 +15,8 @@ import parsers
 
 #: Left out when two texts are compared loosely: blanks, and what line breaks and typesetting put in.
 _LOOSE = np.array([chr(code).isspace() or chr(code) in "-‐‑‒–—\u00ad\u200b" for code in range(0x3100)])
+#: A minus or a range, 2-3, is no hyphen that may be left out.
+_MINUS = re.compile(r"[-‐‑‒–—](?<![^\W\d_].)(?=\s*\d)")
 _QUOTES = str.maketrans("“”„«»‘’‚", '""""' + '"' + "'''")
 #: The end of a sentence, of a paragraph, or of a line (which may be neither).
 _BREAKS = re.compile(r"(?<=[.!?])[\"”')\]]*\s+|(?<=[。！？])[”」』]?|\n\s*\n|\n")
@@ -76,7 +78,8 @@ class Source:
 
 def squeeze(text: str) -> tuple[str, NDArray[np.int64]]:
     """A text as loose comparison sees it, in lower case, and the offset of each character that is left."""
-    codes = np.frombuffer(text.translate(_QUOTES).encode("utf-32-le"), np.uint32)
+    plain = _MINUS.sub("−", text.translate(_QUOTES))
+    codes = np.frombuffer(plain.encode("utf-32-le"), np.uint32)
     loose = _LOOSE[np.minimum(codes, len(_LOOSE) - 1)]
     offsets = np.flatnonzero(~loose)
     left = codes[offsets].tobytes().decode("utf-32-le")

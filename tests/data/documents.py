@@ -73,8 +73,8 @@ def drawn_pdf(
     return bytes(out + f"trailer\n{trailer}\nstartxref\n{start}\n%%EOF\n".encode())
 
 
-def scanned_pdf(text: str) -> bytes:
-    """A PDF whose first page is a picture of some text; on the second "Typed." is typed."""
+def scanned_pdf(text: str, stamp: str = "") -> bytes:
+    """A PDF whose first page is a picture of some text under a stamp; on the second "Typed." is typed."""
     import pypdfium2
 
     bitmap = pypdfium2.PdfDocument(pdf([text]))[0].render(scale=2, grayscale=True)
@@ -86,7 +86,8 @@ def scanned_pdf(text: str) -> bytes:
         f"/BitsPerComponent 8 /Length {len(pixels)}"
     )
     image = b"<< %s >>\nstream\n%s\nendstream" % (entries.encode(), pixels)
-    return drawn_pdf(["q 612 0 0 792 0 0 cm /Im1 Do Q", drawn("Typed.")], image=image)
+    picture = "q 612 0 0 792 0 0 cm /Im1 Do Q\n"
+    return drawn_pdf([picture + drawn(stamp, y=40), drawn("Typed.")], image=image)
 
 
 def _pdf_string(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from data import documents
 
-from parsers import Damaged, Document, Empty, Encrypted, Limits, TooLarge, parse_in_process
+from parsers import Damaged, Document, Empty, Encrypted, Limits, TooLarge, Unsupported, parse_in_process
 from parsers.limits import DEFAULT_LIMITS
 
 OFFICE = "urn:oasis:names:tc:opendocument:xmlns"
@@ -203,3 +203,209 @@ def test_an_archive_that_declares_too_much_is_refused_before_it_is_inflated(path
 def test_an_archive_without_text_is_empty(path: Path) -> None:
     with pytest.raises(Empty, match="no text files"):
         read(path, documents.zip_of({"a.bin": "\0\1"}), "code.zip")
+
+
+def test_a_chapter_that_is_not_in_the_book_is_told(path: Path) -> None:
+    whole = zipfile.ZipFile(io.BytesIO(book("<p>b</p>", "<p>a</p>")))
+    files = {name: whole.read(name).decode() for name in whole.namelist() if not name.endswith("c0.xhtml")}
+    assert read(path, documents.zip_of(files), "a.epub").warnings == (
+        "Not in the file, though in its order: OPS/text/c0.xhtml.",
+    )
+
+
+@pytest.mark.parametrize(("name", "readable"), [("OPS/text/c0.xhtml", False), ("OPS/font.otf", True)])
+def test_a_book_with_locked_chapters_is_refused_and_one_with_locked_fonts_is_not(
+    path: Path, name: str, readable: bool
+) -> None:
+    with zipfile.ZipFile(out := io.BytesIO(book("<p>a</p>")), "a") as archive:
+        archive.writestr("META-INF/encryption.xml", f"<e><CipherReference URI='{name}'/></e>")
+    if readable:
+        assert texts(read(path, out.getvalue(), "a.epub")) == ["a"]
+        return
+    with pytest.raises(Unsupported, match="protected"):
+        read(path, out.getvalue(), "a.epub")
+
+
+def test_a_text_box_of_an_opendocument_text_is_read_paragraph_by_paragraph(path: Path) -> None:
+    box = "<x:text-box xmlns:x='x'><text:p>One</text:p><text:p>Two</text:p></x:text-box>"
+    assert texts(read(path, odt(f"<text:p>See {box}there.</text:p>"), "a.odt")) == [
+        "See there.\n\nOne\n\nTwo"
+    ]
+
+
+def test_a_table_in_a_table_of_an_opendocument_text_is_read_once(path: Path) -> None:
+    def table(cell: str) -> str:
+        rows = f"<table:table-row><table:table-cell>{cell}</table:table-cell></table:table-row>"
+        return f"<table:table>{rows}</table:table>"
+
+    assert texts(read(path, odt(table(table("<text:p>in</text:p>"))), "a.odt")) == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (
+            rb"Due{\super\chftn}{\footnote {\super\chftn}In {\b advance}.} soon.",
+            "Due [Note: In advance.] soon.",
+        ),
+        (rb"Due{\*\atnauthor A}{\*\annotation When?}.", "Due [Comment: When?]."),
+        (rb"{\pntext\f0 1.\tab}Rent", "1.\tRent"),
+        (rb"Rent {\deleted\revauthdel1 900}{\deleted0 950}", "Rent 950"),
+        (rb"a{\shp{\*\shpinst{\sp{\sn x}{\sv 2}}{\shptxt Box}}{\shprslt Box}}", "a\n\nBox"),
+        (rb"\{a\} \\ b", "{a} \\ b"),
+    ],
+)
+def test_rich_text_loses_no_notes_numbers_and_boxes(path: Path, body: bytes, text: str) -> None:
+    assert texts(read(path, rb"{\rtf1\ansi " + body + b"}", "a.rtf")) == [text]
+
+
+def test_a_shape_with_alternatives_is_read_once(path: Path) -> None:
+    either = (
+        "<mc:AlternateContent xmlns:mc='m'><mc:Choice>{}</mc:Choice><mc:Fallback>{}</mc:Fallback>"
+        "</mc:AlternateContent>"
+    )
+    assert texts(read(path, deck(either.format(shape("x = 1"), shape("x"))), "a.pptx")) == ["x = 1"]
+
+
+def test_a_presentation_of_the_strict_kind_has_slides(path: Path) -> None:
+    whole = zipfile.ZipFile(io.BytesIO(deck(shape("Plan"))))
+    files = {
+        name: whole.read(name)
+        .decode()
+        .replace(RELATIONS, "http://purl.oclc.org/ooxml/officeDocument/relationships")
+        for name in whole.namelist()
+    }
+    assert texts(read(path, documents.zip_of(files), "a.pptx")) == ["Plan"]
+
+
+def test_the_texts_of_a_diagram_are_on_its_slide(path: Path) -> None:
+    frame = f"<p:graphicFrame><d:relIds xmlns:d='d' xmlns:r='{RELATIONS}' r:dm='r9'/></p:graphicFrame>"
+    data = "<d xmlns:a='a'><ptLst><pt><t><a:p><a:r><a:t>Step one</a:t></a:r></a:p></t></pt></ptLst></d>"
+    link = f"<x><x Id='r9' Type='{RELATIONS}/diagramData' Target='../d.xml'/></x>"
+    with zipfile.ZipFile(out := io.BytesIO(deck(shape("Plan") + frame)), "a") as archive:
+        archive.writestr("ppt/slides/_rels/0.xml.rels", link)
+        archive.writestr("ppt/d.xml", data)
+    assert texts(read(path, out.getvalue(), "a.pptx")) == ["Plan\n\nStep one"]
+
+
+def test_a_sheet_is_read_whole_whatever_it_says_of_its_size(path: Path) -> None:
+    whole = zipfile.ZipFile(io.BytesIO(workbook([["Item", "EUR"], ["Rent", 900]])))
+    files = {name: whole.read(name).decode().replace('"A1:B2"', '"A1"') for name in whole.namelist()}
+    [table] = read(path, documents.zip_of(files), "a.xlsx").tables
+    assert table.rows == (("Item", "EUR"), ("Rent", "900"))
+
+
+def test_numbers_have_the_digits_that_excel_shows(path: Path) -> None:
+    [table] = read(path, workbook([["a", "b", "c"], [0.1 + 0.2, 1234567.25, 0]]), "a.xlsx").tables
+    assert table.rows[1] == ("0.3", "1234567.25", "0")
+
+
+def test_formulas_that_nobody_computed_are_told(path: Path) -> None:
+    document = read(path, workbook([["Item", "EUR"], ["Sum", "=1+1"], ["=B2"]]), "a.xlsx")
+    assert document.warnings[0].startswith("The values of 2 formulas are not in the file")
+
+
+def test_a_formula_whose_value_is_an_empty_text_is_computed(path: Path) -> None:
+    whole = zipfile.ZipFile(io.BytesIO(workbook([["Item"], ["=A9"]])))
+    files = {name: whole.read(name).decode() for name in whole.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    files[sheet] = files[sheet].replace('<c r="A2">', '<c r="A2" t="str">')
+    assert 't="str"' in files[sheet]
+    assert read(path, documents.zip_of(files), "a.xlsx").warnings == ()
+
+
+def test_rows_are_numbered_as_the_sheet_numbers_them(path: Path) -> None:
+    rows: list[list[object]] = [[], ["Item", "EUR"], [], *([f"no. {n}", n] for n in range(60))]
+    names = [page.name for page in read(path, workbook(rows), "a.xlsx").pages]
+    assert names == ["sheet Budget, rows 2-53", "sheet Budget, rows 54-63"]
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        (b'a,b\n1,"He said ""hi, you"""\n', (("a", "b"), ("1", 'He said "hi, you"'))),
+        (b"a;b\n1,5;2,5\n3,5;4,5\n", (("a", "b"), ("1,5", "2,5"), ("3,5", "4,5"))),
+        (b"it's\tb\n'x\ty, 'z'\n", (("it's", "b"), ("'x", "y, 'z'"))),
+    ],
+)
+def test_values_are_separated_as_a_spreadsheet_does(
+    path: Path, content: bytes, rows: tuple[tuple[str, ...], ...]
+) -> None:
+    assert read(path, content, "a.csv").tables[0].rows == rows
+
+
+def test_values_that_cannot_be_told_apart_are_plain_text(path: Path) -> None:
+    document = read(path, b'a,b\n1,"' + b"x " * 100_000, "a.csv")
+    assert document.pages[0].text.startswith('a,b\n1,"x x')
+    assert "plain text" in document.warnings[0]
+
+
+def test_an_archive_with_a_password_is_encrypted(path: Path) -> None:
+    content = bytearray(documents.zip_of({"a.txt": "x"}))
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(mark) + flags] |= 1
+    with pytest.raises(Encrypted, match="password"):
+        read(path, bytes(content), "code.zip")
+
+
+def test_folders_that_windows_names_are_folders(path: Path) -> None:
+    files = {"src\\app.py": "x = 1", "node_modules\\a.js": "skip"}
+    assert [page.name for page in read(path, documents.zip_of(files), "code.zip").pages] == ["src/app.py"]
+
+
+def test_a_sheet_with_more_text_than_is_read_is_refused(path: Path) -> None:
+    with pytest.raises(TooLarge, match="A sheet holds more than 900 bytes"):
+        read(path, workbook([["x" * 100]] * 10), "a.xlsx", Limits(max_text_bytes=900))
+
+
+def test_lists_and_headings_of_an_opendocument_text_are_numbered(path: Path) -> None:
+    def level(kind: str, number: int, form: str, **more: str) -> str:
+        said = " ".join(f'style:{name.replace("_", "-")}="{value}"' for name, value in more.items())
+        return f'<text:{kind} text:level="{number}" style:num-format="{form}" {said}/>'
+
+    number, heading = "list-level-style-number", "outline-level-style"
+    styles = (
+        f'<s NAMES xmlns:style="st"><text:outline-style>{level(heading, 1, "1")}'
+        f'{level(heading, 2, "1").replace("/>", """ text:display-levels="2"/>""")}</text:outline-style>'
+        f'<text:list-style style:name="L">{level(number, 1, "1", num_suffix=".")}'
+        f"{level(number, 2, 'a', num_prefix='(', num_suffix=')')}</text:list-style></s>"
+    )
+    item = "<text:list-item><text:p>{}</text:p>{}</text:list-item>"
+    inner = f"<text:list>{item.format('x', '')}{item.format('y', '')}</text:list>"
+    first = f'<text:list text:style-name="L">{item.format("one", "")}{item.format("two", inner)}</text:list>'
+    body = (
+        '<text:h text:outline-level="1">Rent</text:h><text:h text:outline-level="2">Due</text:h>'
+        + first
+        + first.replace("<text:list ", '<text:list text:continue-numbering="true" ')
+        + '<text:h text:outline-level="2">Late</text:h>'
+        + "<text:list>" + item.format("dot", "") + "</text:list>"
+    )  # fmt: skip
+    text = "\n\n".join(texts(read(path, odt(body, styles=styles), "a.odt")))
+    assert text.split("\n\n") == [
+        "1 Rent", "1.1 Due", "1. one", "2. two", "(a) x", "(b) y", "3. one", "4. two", "(a) x", "(b) y",
+        "1.2 Late", "• dot",
+    ]  # fmt: skip
+
+
+def test_a_chart_is_its_titles_and_a_table_of_its_values(path: Path) -> None:
+    def points(*values: object) -> str:
+        return "".join(f"<c:pt idx='{n}'><c:v>{value}</c:v></c:pt>" for n, value in enumerate(values))
+
+    def series(name: str, *values: object) -> str:
+        return (
+            f"<c:ser><c:tx><c:strRef>{points(name)}</c:strRef></c:tx><c:cat>{points('2023', '2024')}</c:cat>"
+            f"<c:val>{points(*values)}</c:val></c:ser>"
+        )
+
+    title = "<c:title><a:p><a:r><a:t>Revenue</a:t></a:r></a:p></c:title>"
+    drawn = series("Oslo", 5, 7.5) + series("Bergen", "4.4000000000000004")
+    chart = f"<c:x xmlns:c='c' xmlns:a='a'>{title}{drawn}</c:x>"
+    frame = f"<p:graphicFrame><c:chart xmlns:c='c' xmlns:r='{RELATIONS}' r:id='r9'/></p:graphicFrame>"
+    link = f"<x><x Id='r9' Type='{RELATIONS}/chart' Target='../c.xml'/></x>"
+    with zipfile.ZipFile(out := io.BytesIO(deck(shape("Plan") + frame)), "a") as archive:
+        archive.writestr("ppt/slides/_rels/0.xml.rels", link)
+        archive.writestr("ppt/c.xml", chart)
+    [text] = texts(read(path, out.getvalue(), "a.pptx"))
+    assert text.split("\n\n")[:2] == ["Plan", "Revenue"]
+    [table] = read(path, out.getvalue(), "a.pptx").tables
+    assert table.rows == (("", "Oslo", "Bergen"), ("2023", "5", "4.4"), ("2024", "7.5", ""))

@@ -154,3 +154,18 @@ def test_what_is_named_a_menu_and_is_all_links_is_navigation(path: Path) -> None
     document = read(path, f'<div class="top menu">{links}</div>{menu}<p>Text')
     assert document.pages[0].text == "Soup, bread and wine\n\nText"
     assert document.warnings == ("3 words of navigation were left out.",)
+
+
+def test_numbers_of_a_list_begin_and_look_as_the_page_says(path: Path) -> None:
+    body = "<ol start=5><li>e<li>f</ol><ol type=a><li>x<li value=4>y</ol><ol reversed><li>b<li>a</ol>"
+    assert text_of(path, body).split("\n\n") == ["5. e", "6. f", "a. x", "d. y", "2. b", "1. a"]
+
+
+@pytest.mark.parametrize("row", ["<tr><form><td>x<td>y</form></tr>", "<tr><td>x</td>y<td></td></tr>"])
+def test_text_that_stands_outside_of_cells_is_not_lost(path: Path, row: str) -> None:
+    words = text_of(path, f"<table><tr><th>a<th>b</tr>{row}<tr><td>1<td>2</tr></table>").split()
+    assert words == ["a", "b", "x", "y", "1", "2"]
+
+
+def test_a_power_of_ten_is_no_longer_number(path: Path) -> None:
+    assert text_of(path, "<p>10<sup>6</sup> or 10<sup>-9</sup> m<sup>2</sup></p>") == "10^6 or 10^-9 m2"

@@ -200,3 +200,28 @@ def test_roman_page_numbers_are_page_numbers(path: Path) -> None:
     document = read(path, drawn_pdf(pages))
     assert [page.label for page in document.pages] == ["iii", "iv", "v", "vi"]
     assert document.pages[2].text == f"{PROSE} 4"
+
+
+def test_what_is_numbered_page_by_page_is_no_page_number(path: Path) -> None:
+    pages = [drawn(f"Invoice No. {1000 + n}", y=760) + drawn(f"{PROSE} {n * n}") for n in range(6)]
+    document = read(path, drawn_pdf(pages))
+    assert [page.text.split("\n")[0] for page in document.pages] == [
+        f"Invoice No. {1000 + n}" for n in range(6)
+    ]
+
+
+def test_a_word_that_a_column_broke_is_whole(path: Path) -> None:
+    left = ["The lease goes on and on in-", "definitely, as it says at the"] * 4
+    right = ["and each of them may ter-", "minate it after the third year."] * 4
+    lines = "".join(
+        drawn(one, 50, 600 - 14 * n) + drawn(other, 330, 600 - 14 * n)
+        for n, (one, other) in enumerate(zip(left, right, strict=True))
+    )
+    text = read(path, drawn_pdf([lines])).pages[0].text
+    assert text.count("indefinitely") == text.count("terminate") == 4
+
+
+def test_a_word_that_a_cell_broke_keeps_its_hyphen(path: Path) -> None:
+    rows = (("Item", "Note"), ("Rent", "inter-"), ("", "national"), ("Heat", "none"))
+    [table] = read(path, drawn_pdf([ruling(2, 4) + cells(rows)])).tables
+    assert table.rows[1] == ("Rent", "inter-")

@@ -62,3 +62,15 @@ def test_headings_and_anchors_stand_where_their_text_does() -> None:
 def test_a_long_chapter_is_several_sections() -> None:
     chapter = [Block("Chapter", level=1), *(Block("word " * 100) for _ in range(20))]
     assert len(sections(chapter)) > 2
+
+
+def test_marks_in_a_long_chapter_are_in_the_piece_they_stand_in() -> None:
+    chapter = [Block(f"Paragraph {n} " + "word " * 30, anchor=f"a{n}") for n in range(200)]
+    places = [
+        (page.text[mark.start :].split()[1], mark.anchor) for page in sections(chapter) for mark in page.marks
+    ]
+    assert places == [(str(n), f"a{n}") for n in range(200)]
+
+
+def test_a_chapter_of_a_hundred_thousand_paragraphs_is_cut_in_linear_time() -> None:
+    assert len(sections(Block("Paragraph of a log without headings.") for _ in range(100_000))) > 1_000

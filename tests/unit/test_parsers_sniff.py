@@ -55,6 +55,9 @@ A_WORD_FILE = documents.word(documents.paragraph("Hello"))
         (b"\xef\xbb\xbf  <!-- saved -->\n<HTML><body>Hello", "a.txt", HTML),
         (b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><p/></html>', "a.xhtml", HTML),
         (b"<p>a fragment</p>", "a.htm", HTML),
+        ("<html><p>Überall".encode("utf-16"), "a.html", HTML),
+        (b"<!-- one -->\n" * 60 + b"# Title", "a.md", MARKDOWN),
+        (b"<!-- one -->\n" * 60 + b"<html>", "a.txt", HTML),
         (b"<p>a fragment</p>", "a.txt", TEXT),
         (b"no tags at all", "a.html", TEXT),
         (b"# Title", "README.md", MARKDOWN),
@@ -69,6 +72,8 @@ A_WORD_FILE = documents.word(documents.paragraph("Hello"))
         (documents.zip_of({"META-INF/container.xml": "<x/>"}), "a.epub", EPUB),
         (documents.zip_of({"mimetype": OPENDOCUMENT, "content.xml": "<x/>"}), "a.odt", OPENDOCUMENT),
         (documents.zip_of({"src/app.py": "print()"}), "code.zip", ZIP),
+        (documents.zip_of({"word/count.py": "x", "xl/a.py": "x", "ppt/b/c.xml": "x"}), "code.zip", ZIP),
+        (documents.zip_of({"[Content_Types].xml": "<x/>", "document.xml": "<x/>"}), "a.docx", WORD),
         (b"MZ is how this sentence begins.", "a.txt", TEXT),
     ],
 )
@@ -85,6 +90,7 @@ def test_a_readable_file_is_known(kind: Kind, content: bytes, filename: str, exp
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "a.doc", "before 2007"),
         (documents.zip_of({"content.xml": "<x/>"}), "a.ods", "an OpenDocument file that is no text"),
         (documents.zip_of({"hello.txt": "hi"}), "a.docx", "a zip archive, not Word"),
+        (documents.zip_of({"[Content_Types].xml": "<x/>"}), "a.vsdx", "an Office file of another kind"),
     ],
 )
 def test_any_other_file_is_refused_by_name(kind: Kind, content: bytes, filename: str, said: str) -> None:

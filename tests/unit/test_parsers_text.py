@@ -51,6 +51,9 @@ def test_unicode_in_any_form_is_read_without_a_warning(path: Path, encoding: str
         ("gb18030", "第一条 为了惩罚犯罪，保护人民，根据宪法，结合我国同犯罪作斗争的具体经验。\n" * 5),
         ("cp1251", "Договор аренды жилого помещения между арендодателем и арендатором.\n" * 5),
         ("shift_jis", "この契約は、賃貸人と賃借人との間で締結されるものとする。\n" * 5),
+        ("cp1252", "O locatário não pode sublocar o imóvel, e as partes são obrigadas à manutenção.\n"),
+        ("cp1252", "Le preneur s'engage à payer le loyer là où il l'a reçu, dans les trois mois.\n"),
+        ("cp1250", "Najemca jest zobowiązany do zapłaty czynszu. Właściciel może żądać usunięcia szkód.\n"),
     ],
 )
 def test_an_older_encoding_is_guessed_and_told(path: Path, encoding: str, text: str) -> None:
@@ -62,3 +65,28 @@ def test_an_older_encoding_is_guessed_and_told(path: Path, encoding: str, text: 
 def test_blank_text_is_empty(path: Path) -> None:
     with pytest.raises(Empty):
         read(path, b" \n\x0c\n ")
+
+
+def test_a_broken_character_spoils_no_other(path: Path) -> None:
+    law = "第一条 为了惩罚犯罪，保护人民，根据宪法。"
+    document = read(path, law.encode() + b"\xff\x92" + law.encode())
+    assert document.pages[0].text == f"{law}\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}{law}"
+    assert "no known encoding" in document.warnings[0]
+
+
+def test_japanese_of_seven_bits_is_no_english(path: Path) -> None:
+    text = "この契約は、賃貸人と賃借人との間で締結される。"
+    assert read(path, text.encode("iso2022_jp")).pages[0].text == text
+
+
+def test_a_form_feed_between_chapters_makes_no_pages(path: Path) -> None:
+    chapter = "A sentence of the book. " * 2_000
+    document = read(path, f"{chapter}\f{chapter}".encode())
+    assert not document.paged
+    assert all(len(page.text) <= 3000 for page in document.pages)
+
+
+@pytest.mark.parametrize("code", ["```x``` is code", "````\n```\n# none\n```\n````", "~~~ `\n# none\n~~~~"])
+def test_code_in_markdown_ends_where_it_says(path: Path, code: str) -> None:
+    document = read(path, f"{code}\n\n# Rent\n\n900".encode(), "a.md")
+    assert [section.title for section in document.sections] == ["Rent"]

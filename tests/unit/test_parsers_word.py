@@ -163,6 +163,24 @@ def test_list_labels_are_written_out(path: Path) -> None:
     assert text_of(path, body, numbering=numbering, styles=styles) == "§ 1 Rent\n\n§ 2 Deposit\n\nNo clause"
 
 
+def test_a_clause_that_was_deleted_is_not_counted(path: Path) -> None:
+    numbering = (
+        '<w:abstractNum w:abstractNumId="0"><w:lvl w:ilvl="0"><w:lvlText w:val="%1."/></w:lvl>'
+        '</w:abstractNum><w:num w:numId="3"><w:abstractNumId w:val="0"/></w:num>'
+    )
+    clause = '<w:numPr><w:ilvl w:val="0"/><w:numId w:val="3"/></w:numPr>'
+    mark = f"<w:pPr>{clause}<w:rPr><w:del/></w:rPr></w:pPr>"
+    gone = p(mark, "<w:del><w:r><w:delText>Old</w:delText></w:r></w:del>")
+    body = paragraph("Rent", clause) + gone + paragraph("Deposit", clause)
+    assert text_of(path, body, numbering=numbering) == "1. Rent\n\n2. Deposit"
+
+
+def test_a_page_that_begins_in_what_was_deleted_is_a_page(path: Path) -> None:
+    gone = f"<w:del>{LAID_OUT}<w:r><w:delText>x</w:delText></w:r></w:del>"
+    document = read(path, documents.word(p(run("One")) + p(gone, run("Two"))))
+    assert [page.text for page in document.pages] == ["One", "Two"]
+
+
 def test_pages_begin_where_word_began_them(path: Path) -> None:
     body = p(run("One")) + p(LAID_OUT, run("Two goes ")) + p(run("on and "), LAID_OUT, run("ends on three"))
     document = read(path, documents.word(body))
@@ -358,3 +376,45 @@ def test_a_page_of_html_that_the_file_takes_in_is_read(path: Path) -> None:
     document = read(path, documents.zip_of(files))
     assert document.pages[0].text == "Before\n\nThe rent is due.\n\n| a | b |\n| --- | --- |\n| c | d |"
     assert document.warnings == ()
+
+
+def test_signs_of_a_font_of_symbols_are_read(path: Path) -> None:
+    signs = [("Symbol", "F0B3"), ("Wingdings", "F0FE"), ("Arial", "2014"), ("Emblems", "F041")]
+    body = p(*(f'<w:r><w:sym w:font="{font}" w:char="{code}"/></w:r>' for font, code in signs), run("5"))
+    assert text_of(path, body) == "≥☑—\N{REPLACEMENT CHARACTER}5"
+
+
+def test_what_was_chosen_in_a_form_is_read(path: Path) -> None:
+    def field(state: str) -> str:
+        return f"<w:r><w:fldChar><w:ffData>{state}</w:ffData></w:fldChar></w:r>"
+
+    entries = '<w:listEntry w:val="monthly"/><w:listEntry w:val="yearly"/>'
+    body = p(
+        field('<w:checkBox><w:default w:val="0"/><w:checked/></w:checkBox>'),
+        run(" rent "),
+        field('<w:checkBox><w:default w:val="0"/></w:checkBox>'),
+        run(" lease, "),
+        field(f'<w:ddList><w:result w:val="1"/>{entries}</w:ddList>'),
+    )
+    assert text_of(path, body) == "☒ rent ☐ lease, yearly"
+
+
+def test_a_row_that_begins_further_right_keeps_its_columns(path: Path) -> None:
+    late = '<w:tr><w:trPr><w:gridBefore w:val="1"/></w:trPr><w:tc>' + paragraph("900") + "</w:tc></w:tr>"
+    body = table((paragraph("Item"), paragraph("EUR"))).replace("</w:tbl>", late + "</w:tbl>")
+    assert text_of(path, body) == "| Item | EUR |\n| --- | --- |\n|  | 900 |"
+
+
+def test_a_power_of_ten_is_no_longer_number(path: Path) -> None:
+    raised = "<w:r><w:rPr><w:vertAlign w:val='superscript'/></w:rPr><w:t>{}</w:t></w:r>"
+    body = p(run("10"), raised.format(6), run(" m"), raised.format(2))
+    assert text_of(path, body) == "10^6 m2"
+
+
+def test_the_texts_of_a_diagram_follow_its_paragraph(path: Path) -> None:
+    box = "<dgm:pt xmlns:dgm='d' xmlns:a='a'><dgm:t><a:p><a:r><a:t>{}</a:t></a:r></a:p></dgm:t></dgm:pt>"
+    frame = "<x:relIds xmlns:x='d' xmlns:r='o/relationships' r:dm='diagramData'/>"
+    drawing = f"<w:r><w:drawing>{frame}</w:drawing></w:r>"
+    body = p(run("See"), f"<mc:AlternateContent><mc:Choice>{drawing}</mc:Choice></mc:AlternateContent>")
+    data = f"<dgm:ptLst xmlns:dgm='d'>{box.format('Plan')}{box.format('Build')}</dgm:ptLst>"
+    assert text_of(path, body + paragraph("End"), diagramData=data) == "See\n\nPlan\n\nBuild\n\nEnd"

@@ -151,3 +151,46 @@ def test_only_what_is_long_enough_between_marks_is_a_quotation() -> None:
 def test_the_same_passage_is_cited_once() -> None:
     twice = [verify("opened in 1912", [REPORT]), verify("opened  in 1912", [REPORT])]
     assert len(unique(twice)) == 1
+
+
+def test_what_stands_between_two_quotations_is_none() -> None:
+    answer = (
+        'The "Lessee" is obliged to pay the agreed sum, the "Rent". It says: "The rent is due in advance."'
+    )
+    assert quotations(answer) == ["The rent is due in advance."]
+
+
+@pytest.mark.parametrize(
+    ("quote", "text"),
+    [
+        ("The work takes 23 weeks", "The work takes 2-3 weeks"),
+        ("The outcome was 5 million", "The outcome was –5 million"),
+        ("The penalty for each day is 10", "The penalty for each day is 100 euros"),
+        ("The penalty for each day is 1", "The penalty for each day is 1.5 euros"),
+        ("000 euros are the penalty for a day", "1,000 euros are the penalty for a day"),
+    ],
+)
+def test_another_number_is_another_statement(quote: str, text: str) -> None:
+    assert not verify(quote, [source(text)])["verified"]
+
+
+@pytest.mark.parametrize(
+    ("quote", "text"),
+    [
+        ("The work takes 2-3 weeks", "The work takes 2 –\n3 weeks"),
+        ("The rent of COVID-19 days is 10.", "The rent of COVID 19 days is 10. It is due."),
+        ("It is 10 a day", "It is 100 or, after a year, it is 1,000. It is 10 a day."),
+    ],
+)
+def test_the_same_number_set_otherwise_is_the_same_statement(quote: str, text: str) -> None:
+    assert verify(quote, [source(text)])["verified"]
+
+
+def test_a_range_of_pages_is_left_as_it_is() -> None:
+    text = "“The works at Bergen were opened in 1912.” (pages 1-3)"
+    assert (
+        put_right(
+            text, [verify(quotations(text)[0], [source("", "The works at Bergen were opened in 1912.")])]
+        )
+        == text
+    )

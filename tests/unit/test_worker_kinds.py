@@ -68,6 +68,15 @@ def test_an_answer_that_reaches_its_limit_says_so(record: Record) -> None:
     assert (answer["text"], answer["cut_off"]) == ("Because", True)
 
 
+def test_an_answer_made_of_sections_that_reached_their_limit_says_so(record: Record) -> None:
+    pages = [f"Page {number} is about pumps and nothing else. " * 20 for number in range(8)]
+    engine = FakeEngine(
+        lambda prompt: "Short." if "Part 1:" in prompt else "Because of the war.", window=4_000
+    )
+    job = run(record, engine, "ask", add_document(record, *pages), question="Why?", max_tokens=7)
+    assert [(answer["text"], answer["cut_off"]) for answer in answers(job)] == [("Short.", True)]
+
+
 def test_every_invented_quotation_is_marked_and_every_wrong_page_put_right(record: Record) -> None:
     """A hundred quotations, half of them made up, each with a page that is wrong."""
     rng = random.Random(11)
@@ -205,6 +214,23 @@ def test_other_documents_differ_in_what_the_model_lists_with_passages_of_both(re
     [difference] = job.result["data"]["differences"]
     assert difference["kind"] == "contradicting"
     assert {citation["document_id"] for citation in difference["citations"]} == set(job.document_ids)
+
+
+def test_a_passage_that_both_documents_have_is_cited_from_each(record: Record) -> None:
+    differences = {"differences": [{"kind": "contradicting", "difference": "One pumps."}]}
+    engine = FakeEngine({"List what differs": json.dumps(differences)})
+    shared, other = "A pump is in Bergen.", [f"{30 * letter}.\n" for letter in "BCDEFGHKLM"]
+    job = run(
+        record,
+        engine,
+        "compare",
+        add_document(record, "".join(other[:5]) + shared),
+        add_document(record, "".join(other[5:]) + shared, name="b.txt"),
+    )
+    assert job.result is not None, job.error
+    [difference] = job.result["data"]["differences"]
+    cited = [(citation["document_id"], citation["quote"]) for citation in difference["citations"]]
+    assert cited == [(document_id, shared) for document_id in job.document_ids]
 
 
 def changed(*changes: Change) -> Document:

@@ -63,10 +63,21 @@ def test_a_clause_in_another_place_is_moved() -> None:
     assert [change.kind for change in compare(text(*LEASE), text(*later)).changes] == ["moved"]
 
 
-def test_another_number_at_the_head_of_a_line_is_not_lost() -> None:
-    before, after = ("30 days after notice it ends.", *LEASE), ("45 days after notice it ends.", *LEASE)
-    revision = compare(text(*before), text(*after))
-    assert told(revision) == [("renumbered", "30", "45")]
+@pytest.mark.parametrize(
+    ("before", "after", "kind"),
+    [
+        ("30 days after notice it ends.", "45 days after notice it ends.", "changed"),
+        ("30 Tage Frist gelten.", "60 Tage Frist gelten.", "changed"),
+        ("1.5 million people live there.", "2.5 million people live there.", "changed"),
+        ("12.50 EUR are due.", "13.50 EUR are due.", "changed"),
+        ("2. It is due.", "3. It is due.", "renumbered"),
+        ("2.1 Duties of both", "3.1 Duties of both", "renumbered"),
+        ("2.1) Duties of both", "3.1) Duties of both", "renumbered"),
+    ],
+)
+def test_an_amount_at_the_head_of_a_line_is_no_number_of_it(before: str, after: str, kind: str) -> None:
+    revision = compare(text(before, *LEASE), text(after, *LEASE))
+    assert [change.kind for change in revision.changes] == [kind]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +97,13 @@ def test_a_text_paged_otherwise_has_no_changes() -> None:
     four = version(*("\n".join(words[at : at + 15]) for at in range(0, 60, 15)))
     six = version(*("\n".join(words[at : at + 10]) for at in range(0, 60, 10)))
     assert compare(four, six).changes == []
+
+
+def test_an_amount_at_the_foot_of_every_page_is_compared_on_every_page() -> None:
+    months = ("January", "February", "March", "April", "May", "June", "July", "August")
+    pages = [f"What was paid in {month}, and by whom.\nTotal: {37 * len(month)} EUR." for month in months]
+    later = [*pages[:6], pages[6].replace("Total: ", "Total: 9"), pages[7]]
+    assert told(compare(version(*pages), version(*later))) == [("changed", "148", "9148")]
 
 
 def test_what_every_page_repeats_is_compared_once() -> None:
