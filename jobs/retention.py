@@ -12,7 +12,7 @@ from jobs.status import FINAL, UNDELIVERED
 from jobs.tables import BatchRow, DeliveryRow, JobRow
 
 #: Jobs removed in one transaction; SQLite lets nobody else write meanwhile.
-BATCH = 500
+BATCH = 100
 
 
 class Retention:
