@@ -174,7 +174,7 @@ RESULT: dict[str, Any] = {
         "sections": 1,
         "model": "GLM-4-9B-Chat-1M",
         "weights": "nf4",
-        "parser_versions": ["pdf/3"],
+        "parser_versions": ["pdf/4"],
         "prompt": "ask@1a2b3c4d",
         "quotes_given": 1,
         "quotes_verified": 1,
