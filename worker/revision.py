@@ -38,11 +38,15 @@ _MOST_PAIRS = 4_000_000
 _QUOTES = str.maketrans("“”„«»‘’‚\u00a0", '""""' + '"' + "''' ")
 #: What a line break or typesetting leaves inside a word.
 _HYPHENS = re.compile(r"(?<=\w)[-‐‑]\s+(?=[a-z])|\u00ad|\u200b")
+#: Before them a number with a stop is a day: in German, Danish and Norwegian.
+_MONTHS = "januar|februar|märz|marts|mars|april|mai|maj|juni|juli|august|september|o[kc]tober|november|de[sz]ember|december"
 #: A number at the head of a paragraph, which moves when something is put in before it. What may be an amount
-#: ("30 days", "1.5 million", "12.50 EUR") is none.
+#: ("30 days", "1.5 million", "12.50 EUR") or a day ("30. Juni") is none.
 _NUMBER = re.compile(
     r"^\s*(?:[#>*•·–—-]+\s*)*(?:第[零〇一二三四五六七八九十百千万\d]+[条章节编款项]\s*|§+\s*|(?:article|section|clause)\s+(?=[\divxlc])"
-    r"|[（(][\da-z一二三四五六七八九十]{1,4}[)）]\s*|\d{1,3}(?:\.\d{1,3})*[.)、．]\s+|[ivxlc]{1,5}[.)]\s+|[a-z][.)]\s+"
+    r"|[（(][\da-z一二三四五六七八九十]{1,4}[)）]\s*|\d{1,3}(?:\.\d{1,3})*[.)、．]\s+"
+    rf"(?!(?:{_MONTHS})\b)"
+    r"|[ivxlc]{1,5}[.)]\s+|[a-z][.)]\s+"
     r"|\d{1,3}(?:\.[1-9]\d?)+\s+(?-i:(?=[^\W\d_a-z])(?![A-Z]{3}\b|Mi[ol]|Mrd)))?",
     re.IGNORECASE,
 )

@@ -70,6 +70,8 @@ def test_a_clause_in_another_place_is_moved() -> None:
         ("30 Tage Frist gelten.", "60 Tage Frist gelten.", "changed"),
         ("1.5 million people live there.", "2.5 million people live there.", "changed"),
         ("12.50 EUR are due.", "13.50 EUR are due.", "changed"),
+        ("30. Juni 2024 ist der letzte Tag.", "28. Juni 2024 ist der letzte Tag.", "changed"),
+        ("3. Maintenance of the roof", "4. Maintenance of the roof", "renumbered"),
         ("2. It is due.", "3. It is due.", "renumbered"),
         ("2.1 Duties of both", "3.1 Duties of both", "renumbered"),
         ("2.1) Duties of both", "3.1) Duties of both", "renumbered"),
