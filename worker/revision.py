@@ -39,7 +39,7 @@ _QUOTES = str.maketrans("“”„«»‘’‚\u00a0", '""""' + '"' + "''' ")
 #: What a line break or typesetting leaves inside a word.
 _HYPHENS = re.compile(r"(?<=\w)[-‐‑]\s+(?=[a-z])|\u00ad|\u200b")
 #: Before them a number with a stop is a day: in German, Danish and Norwegian.
-_MONTHS = "januar|februar|märz|marts|mars|april|mai|maj|juni|juli|august|september|o[kc]tober|november|de[sz]ember|december"
+_MONTHS = r"januar|februar|märz|mart?s|april|ma[ij]|juni|juli|august|(?:sept|nov|de[scz])ember|o[kc]tober"
 #: A number at the head of a paragraph, which moves when something is put in before it. What may be an amount
 #: ("30 days", "1.5 million", "12.50 EUR") or a day ("30. Juni") is none.
 _NUMBER = re.compile(
