@@ -98,7 +98,7 @@ def quote(record: Record, work: Work, document_ids: Sequence[str]) -> Quote:
         DocumentNotFound, DocumentFailed, TextNotReady: there is no text to measure.
     """
     rows = [_readable(record.documents.get(document_id)) for document_id in document_ids]
-    history = _History(record.ledger.completed(limit=REMEMBERED))
+    history = _History(record.ledger.page(limit=REMEMBERED, after=None, status=Status.COMPLETED).rows)
     known = {row.id: row.characters or 0 for row in [*rows, *_others(record, history)]}
     workers = [_on(worker, history, work, document_ids, known) for worker in record.workers.ready()]
     return Quote(

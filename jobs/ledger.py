@@ -205,12 +205,6 @@ class Ledger:
         with self._database.reading() as session:
             return page_of(session, query, JobRow.id, limit=limit, after=after)
 
-    def completed(self, *, limit: int) -> Sequence[JobRow]:
-        """The newest completed jobs, without their results."""
-        query = select(JobRow).where(JobRow.status == Status.COMPLETED).order_by(JobRow.id.desc())
-        with self._database.reading() as session:
-            return session.scalars(query.limit(limit).options(_WITHOUT_RESULT)).all()
-
     def batch(self, batch_id: str) -> tuple[BatchRow, dict[Status, int]]:
         """A batch, and how many of its jobs stand where.
 
