@@ -49,7 +49,11 @@ class Permits(Protocol):
 
 
 class Tiny:
-    """`engine` reads and writes; `passes` and `logits` are its model's, one entry a forward pass."""
+    """`engine` reads and writes; the rest is its model's.
+
+    `passes` and `states`, what its last layer is given, have an entry a forward pass; `logits` have one where
+    they were asked for, which is not so while a document is read.
+    """
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class Tiny:
         `permits`: how many passes may be taken. `poisoned`: a token that makes what follows NaN.
         """
         self.passes: list[int] = []
+        self.states: list[torch.Tensor] = []
         self.logits: list[torch.Tensor] = []
         self.permits: Permits | None = None
         model = tiny_model()
@@ -74,6 +79,7 @@ class Tiny:
             with torch.no_grad():
                 model.get_input_embeddings().weight[poisoned] = float("nan")
         model.register_forward_pre_hook(self._asked, with_kwargs=True)
+        model.get_decoder().layers[-1].register_forward_pre_hook(self._reached)
         model.register_forward_hook(self._said)
         self.engine = build(
             model,
@@ -89,6 +95,7 @@ class Tiny:
             prefill_chunk=chunk,
         )
         self.passes.clear()  # of making ready
+        self.states.clear()
         self.logits.clear()
         self.permits = permits
 
@@ -96,6 +103,9 @@ class Tiny:
         if self.permits is not None:
             assert self.permits.acquire(timeout=60), "the engine took more passes than the test expects"
         self.passes.append(options["input_ids"].numel())
+
+    def _reached(self, layer: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        self.states.append(args[0].clone())
 
     def _said(self, model: torch.nn.Module, args: object, output: Any) -> None:
         self.logits.append(output.logits[:, -1].clone())

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, Pretraine
 
 from worker.engine.attention import first_right, merge, reference, select
 from worker.engine.decoder import Decoder
-from worker.engine.errors import ModelLoadError
+from worker.engine.errors import ModelLoadError, NotFinite
 from worker.engine.kv import PIECE, SMALLEST, ExactArena, Pieces, Shape, Span, cut
 from worker.engine.page import PAGE
 
@@ -77,6 +77,28 @@ def test_a_tail_behind_a_shared_prefix_gives_the_logits_of_a_plain_forward(name:
             past = [prefix, *cut([tail], 0, start)]
             logits = decoder.read(ids[500 + start : 500 + end], past, cut([tail], start, end))
             assert (logits - expected[500 + end - 1]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_kept_without_asking_is_what_reading_keeps(name: str, ids: list[int]) -> None:
+    decoder = Decoder(plain_logits(CONFIGS[name], ids)[0])
+    with torch.inference_mode():
+        rooms, logits = [span(decoder), span(decoder)], []
+        for keep, room in zip([decoder.read, decoder.keep], rooms, strict=True):
+            for start, end in pairwise([0, 256, 512, 690]):
+                keep(ids[start:end], cut([room], 0, start), cut([room], start, end))
+            logits.append(decoder.read(ids[690:], cut([room], 0, 690), cut([room], 690, 700)))
+    assert torch.equal(*logits)
+    for asked, kept in zip(rooms[0].arena.tensors, rooms[1].arena.tensors, strict=True):
+        assert torch.equal(asked.flatten(1, 2)[:, :690], kept.flatten(1, 2)[:, :690])
+
+
+def test_a_token_that_is_no_number_is_not_kept_unnoticed(ids: list[int]) -> None:
+    model, _ = plain_logits(CONFIGS["llama"], ids)
+    decoder = Decoder(model)
+    model.get_input_embeddings().weight.data[ids[0]] = float("nan")  # type: ignore[operator]
+    with torch.inference_mode(), pytest.raises(NotFinite):
+        decoder.keep(ids[:256], [], [span(decoder).part(0, 256)])
 
 
 def test_a_reused_prefix_gives_bit_equal_logits(ids: list[int]) -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from worker.engine.packed_attention import PackedAttention
 
 
+Ids = Sequence[int] | NDArray[np.int32]
+
+
 class Decoder:
     """A causal language model of transformers' with full attention in every layer."""
 
@@ -74,18 +77,32 @@ class Decoder:
         """Have few queries see pages of its arena where they stand, or unpack them for all."""
         self._attention = replace(self._attention, packed=packed)
 
-    def read(
-        self, ids: Sequence[int] | NDArray[np.int32], past: Sequence[Span], new: Sequence[Span]
-    ) -> Tensor:
+    def read(self, ids: Ids, past: Sequence[Span], new: Sequence[Span]) -> Tensor:
         """Read `ids`, which stand behind `past`, and keep their keys and values in `new`.
 
         Returns the last token's logits, (vocabulary,) in fp32. Raises `NotFinite`.
         """
+        with passes.running(Reading(self._attention, self._pieces, past, new)):
+            return finite(self._chunk(ids, past))[0]
+
+    def keep(self, ids: Ids, past: Sequence[Span], new: Sequence[Span]) -> None:
+        """`read` for tokens that nothing is asked of yet: the last layer makes keys and values, and is done.
+
+        What it would attend to and compute is a layer's share of the whole read. Raises `NotFinite`.
+        """
+        reading = Reading(self._attention, self._pieces, past, new, last=self.shape.layers - 1)
+        try:
+            with passes.running(reading):
+                self._chunk(ids, past)
+        except passes.Kept as kept:
+            finite(kept.keys)
+            finite(kept.values)
+
+    def _chunk(self, ids: Ids, past: Sequence[Span]) -> Tensor:
         start = sum(span.tokens for span in past)
         positions = torch.arange(start, start + len(ids), device=self.device)
         tokens = torch.from_numpy(np.asarray(ids, np.int64)).to(self.device)
-        with passes.running(Reading(self._attention, self._pieces, past, new)):
-            return finite(self.logits(tokens[None], positions[None]))[0]
+        return self.logits(tokens[None], positions[None])
 
     def write(self, seats: Sequence[Seat]) -> Tensor:
         """The logits, (seats, vocabulary) in fp32, that follow each seat's token. They may not be finite."""
@@ -107,8 +124,8 @@ class Decoder:
         return logits
 
 
-def finite(logits: Tensor) -> Tensor:
-    """`logits` as they are. Raises `NotFinite`."""
-    if not bool(logits.isfinite().all()):
+def finite(x: Tensor) -> Tensor:
+    """`x` as it is. Raises `NotFinite`."""
+    if not bool(x.isfinite().all()):
         raise NotFinite
-    return logits
+    return x

@@ -37,27 +37,47 @@ class Pass(Protocol):
         ...
 
 
+class Kept(Exception):
+    """What a pass was run for is there; nobody asks for what its last layer would still compute."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        """`keys` and `values` (1, KV heads, queries, dim) of the last layer."""
+        self.keys, self.values = keys, values
+
+
 class Reading:
     """One sequence reads a chunk."""
 
     def __init__(
-        self, attention: Attention, pieces: Pieces, past: Sequence[Span], new: Sequence[Span]
+        self,
+        attention: Attention,
+        pieces: Pieces,
+        past: Sequence[Span],
+        new: Sequence[Span],
+        last: int | None = None,
     ) -> None:
-        self._attention, self._pieces, self._new = attention, pieces, new
+        """`last`: the layer that keeps its keys and values and raises `Kept`; else all layers attend."""
+        self._attention, self._pieces, self._new, self._last = attention, pieces, new, last
         self._packed, self._past = attention.split(past, sum(span.tokens for span in new))
         self._length = sum(span.tokens for span in self._past)
         self._layer = 0
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        if self._layer == self._last:
+            self._put(key, value)
+            raise Kept(key, value)
         start, end = self._attention.rough(query, self._length)
         seen = [*cut(self._past, 0, start), *cut(self._past, end, self._length)]
         past = self._pieces.of(seen, self._layer, halving=self._attention.plans(query))
         rough = self._pieces.of(cut(self._past, start, end), self._layer)
         found = [self._packed.attend(query, self._layer, scale)] if self._packed else []
         output = self._attention.read(query, past, key, value, scale, rough=rough, found=found)
-        put(self._new, self._layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        self._put(key, value)
         self._layer += 1
         return output
+
+    def _put(self, key: Tensor, value: Tensor) -> None:
+        put(self._new, self._layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
 
 
 class Seat(NamedTuple):

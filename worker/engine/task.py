@@ -86,7 +86,7 @@ class Task:
                 return 0
             start, end = prefix.read, _next(prefix.read, chunk, len(prefix.ids))
             spans = prefix.spans(0, end)
-            self._decoder.read(prefix.ids[start:end], cut(spans, 0, start), cut(spans, start, end))
+            self._decoder.keep(prefix.ids[start:end], cut(spans, 0, start), cut(spans, start, end))
             self._pool.advance(prefix, end - start)
             if self._archive is not None:
                 self._archive.keep(prefix)
