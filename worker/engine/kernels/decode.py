@@ -74,13 +74,20 @@ _E4M3_OF_INT4 = tl.constexpr(
     )
     + "}"
 )
-# Two numbers, at most 448, as the sums of two e4m3 each: in fp16, one is rounded to e4m3's four bits and the
+# Two numbers in fp16, at most 448, as the sums of two e4m3 each: one is rounded to e4m3's four bits and the
 # other is what is left.
-_HALVES = tl.constexpr(
-    "{ .reg .b32 t, u; "
-    "cvt.rn.f16x2.f32 u, $3, $2; add.u32 t, u, 0x00400040; and.b32 t, t, 0xFF80FF80; "
-    "cvt.rn.satfinite.e4m3x2.f16x2 $0, t; sub.rn.f16x2 u, u, t; cvt.rn.satfinite.e4m3x2.f16x2 $1, u; }"
+_SPLIT = (
+    "add.u32 t, u, 0x00400040; and.b32 t, t, 0xFF80FF80; cvt.rn.satfinite.e4m3x2.f16x2 $0, t;"
+    " sub.rn.f16x2 u, u, t; cvt.rn.satfinite.e4m3x2.f16x2 $1, u; }"
 )
+_HALVES = tl.constexpr("{ .reg .b32 t, u; cvt.rn.f16x2.f32 u, $3, $2; " + _SPLIT)
+_HALVES_OF_F16 = tl.constexpr("{ .reg .b32 t, u; mov.b32 u, $2; " + _SPLIT)
+# Two numbers in fp16 at a time.
+_TO_F16 = tl.constexpr("cvt.rn.f16x2.f32 $0, $2, $1;")
+_MAX_F16 = tl.constexpr("max.f16x2 $0, $1, $2;")
+_ADD_F16 = tl.constexpr("add.rn.f16x2 $0, $1, $2;")
+_MULTIPLY_F16 = tl.constexpr("mul.rn.f16x2 $0, $1, $2;")
+_EXP2_F16 = tl.constexpr("{ .reg .b32 t; sub.rn.f16x2 t, $1, $2; ex2.approx.f16x2 $0, t; }")
 
 
 @triton.jit
@@ -97,6 +104,18 @@ def plane_of(words, plane: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr
         byte = (words >> (8 * plane)) & 0xFF
         codes = (((byte & 0x80) << 8) | ((byte & 0x7F) << 4)).to(tl.int16).to(tl.bfloat16, bitcast=True)
     return codes
+
+
+@triton.jit
+def _low(pair):
+    """The keys' scales of loaded pairs."""
+    return (pair << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _high(pair):
+    """The values' scales of loaded pairs."""
+    return (pair & -65536).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -271,11 +290,11 @@ def _attend_packed(
                 for plane in tl.static_range(PLANES):
                     s = tl.dot(plane_of(k, plane, PLANES, ASM), queries[plane], s)
                 pair = tl.load(at_scales + group * TOKENS)
-                s *= ((pair << 16).to(tl.float32, bitcast=True) * factor)[:, None]
+                s *= (_low(pair) * factor)[:, None]
                 if PAGES > 1:
                     s = tl.where(held[:, None], s, float("-inf"))
                 scores = scores + (s,)
-                weight = (pair & -65536).to(tl.float32, bitcast=True)
+                weight = _high(pair)
                 weights = weights + (weight * FP8_LIFT if PLANES == 2 else weight,)
             highest = scores[0]
             for group in tl.static_range(1, PLANES):
@@ -366,15 +385,71 @@ def _halves(x, ASM: tl.constexpr):
     Without assembly the first is rounded by hand: converted back from e4m3 by Triton 3.6 it is not always a
     number.
     """
-    if ASM:
-        high, low = tl.inline_asm_elementwise(
-            _HALVES, "=h,=h,r,r", [x], dtype=(tl.float8e4nv, tl.float8e4nv), is_pure=True, pack=2
-        )
-    else:
+    if not ASM:
+        x = x.to(tl.float32)
         bits = x.to(tl.int32, bitcast=True)
         rounded = ((bits + 0x80000) & -0x100000).to(tl.float32, bitcast=True)
         high, low = rounded.to(tl.float8e4nv), (x - rounded).to(tl.float8e4nv)
+    elif x.dtype == tl.float16:
+        high, low = tl.inline_asm_elementwise(
+            _HALVES_OF_F16, "=h,=h,r", [x], dtype=(tl.float8e4nv, tl.float8e4nv), is_pure=True, pack=2
+        )
+    else:
+        high, low = tl.inline_asm_elementwise(
+            _HALVES, "=h,=h,r,r", [x], dtype=(tl.float8e4nv, tl.float8e4nv), is_pure=True, pack=2
+        )
     return high, low
+
+
+@triton.jit
+def _f16(x, ASM: tl.constexpr):
+    if ASM:
+        y = tl.inline_asm_elementwise(_TO_F16, "=r,r,r", [x], dtype=tl.float16, is_pure=True, pack=2)
+    else:
+        y = x.to(tl.float16)
+    return y
+
+
+@triton.jit
+def _pairs(a, b, INSTRUCTION: tl.constexpr):
+    """`INSTRUCTION` of fp16 tensors, two elements at a time."""
+    return tl.inline_asm_elementwise(INSTRUCTION, "=r,r,r", [a, b], dtype=tl.float16, is_pure=True, pack=2)
+
+
+@triton.jit
+def _multiply(a, b, ASM: tl.constexpr):
+    return _pairs(a, b, _MULTIPLY_F16) if ASM else a * b
+
+
+@triton.jit
+def _exp2_of_difference(a, b, ASM: tl.constexpr):
+    return _pairs(a, b, _EXP2_F16) if ASM else tl.exp2((a - b).to(tl.float32)).to(tl.float16)
+
+
+@triton.jit
+def _largest(x, ASM: tl.constexpr):
+    """Of each row of x (n, page) in fp16; fp32."""
+    a, b = _folded(x)
+    a, b = _folded(_pairs(a, b, _MAX_F16) if ASM else tl.maximum(a, b))
+    a, b = _folded(_pairs(a, b, _MAX_F16) if ASM else tl.maximum(a, b))
+    a, b = _folded(_pairs(a, b, _MAX_F16) if ASM else tl.maximum(a, b))
+    return tl.max((_pairs(a, b, _MAX_F16) if ASM else tl.maximum(a, b)).to(tl.float32), 1)
+
+
+@triton.jit
+def _sum(x, ASM: tl.constexpr):
+    """Of each row of x (n, page) in fp16, by sixteen there and then in fp32."""
+    a, b = _folded(x)
+    a, b = _folded(_pairs(a, b, _ADD_F16) if ASM else a + b)
+    a, b = _folded(_pairs(a, b, _ADD_F16) if ASM else a + b)
+    a, b = _folded(_pairs(a, b, _ADD_F16) if ASM else a + b)
+    return tl.sum((_pairs(a, b, _ADD_F16) if ASM else a + b).to(tl.float32), 1)
+
+
+@triton.jit
+def _folded(x):
+    """The halves of each row: a thread that has an element of one has that of the other."""
+    return x.reshape(x.shape[0], 2, x.shape[1] // 2).permute(0, 2, 1).split()
 
 
 @triton.jit
@@ -408,6 +483,9 @@ def _attend_packed_wide(
     sum, so a page is summed there and pages in fp32. Dims of keys and tokens of values are taken in the order
     of their codes, and queries follow suit. Keys are taken in an order that leaves each thread with those
     probabilities that it has to give to the next product (FlashAttention-3, arXiv:2407.08608, section 3.3).
+
+    Between the products the card's other cores are what limits: so scores are taken from the largest of the
+    pages before, which leaves what fp16 tells to 0.3 % where a weight counts, and go two at a time.
     """
     HEADS: tl.constexpr = KV_HEADS * GROUP
     BYTES: tl.constexpr = PLANES // 2  # elements of `codes` are bytes of e4m3, or words of four codes
@@ -429,10 +507,23 @@ def _attend_packed_wide(
             query = tl.dot(whole, tl.trans(walsh(order + tl.load(row + 7), DIM))) * DIM**-0.5
         else:
             query = tl.trans(_queries(q, row, kv_head, order, HEADS, GROUP, N, DIM)).to(tl.float32)
-        size = tl.maximum(tl.max(tl.abs(query), 1), 1e-30)
-        query, rest = _halves(query * (256 / size)[:, None], ASM)
+        size = tl.maximum(tl.max(tl.max(tl.abs(query), 1), 0), 1e-30)
+        query, rest = _halves(query * (256 / size), ASM)
         factor = size * (scale * _LOG2_E * UNIT / 256)
-        peak = tl.full([N], float("-inf"), tl.float32)
+        # The values' largest scale: probabilities times 256 and their share of it use all of e4m3.
+        largest = tl.full([4 * _PAGE], 2.0**-60, tl.float32)
+        spot = tl.arange(0, 4 * _PAGE)
+        for number in range(0, pages, 4):
+            held = number + spot // _PAGE < pages
+            page = (first + number + spot // _PAGE).to(tl.int64)
+            pair = tl.load(scales + (page * KV_HEADS + kv_head) * _PAGE + spot % _PAGE, mask=held, other=0)
+            largest = tl.maximum(largest, _high(pair))
+        largest = tl.max(largest, 0)
+        # The first page's largest score, near enough.
+        at_codes = codes + first.to(tl.int64) * (2 * SIDE) + kv_head * (SIDE // KV_HEADS)
+        pair = tl.load(scales + (first.to(tl.int64) * KV_HEADS + kv_head) * _PAGE + token)
+        s = tl.dot(query, tl.trans(_codes(at_codes, token, dims, PLANES, ASM)))
+        peak = tl.max(s * (_low(pair) * factor)[None, :], 1)
         total = tl.zeros([N], tl.float32)
         out = tl.zeros([N, DIM], tl.float32)
         for number in tl.range(0, pages, num_stages=STAGES):
@@ -441,24 +532,21 @@ def _attend_packed_wide(
             pair = tl.load(scales + (page * KV_HEADS + kv_head) * _PAGE + token)
             k = tl.trans(_codes(at_codes, token, dims, PLANES, ASM))
             v = tl.trans(_codes(at_codes + SIDE, dims, at, PLANES, ASM))
-            # Largest of every row, lest warps wait for each other.
-            weights = tl.broadcast_to((pair & -65536).to(tl.float32, bitcast=True)[None, :], (N, _PAGE))
-            largest = tl.maximum(tl.max(weights, 1), 2.0**-60)
-            s = tl.dot(rest, k, tl.dot(query, k)) * (pair << 16).to(tl.float32, bitcast=True)[None, :]
-            highest = tl.max(s, 1) * factor
-            # Probabilities times 256 / largest: with their weights they use all of e4m3.
-            lift = 8 - tl.log2(largest) - highest
-            p = tl.exp2(tl.fma(s, factor[:, None], lift[:, None]))
-            new_peak = tl.maximum(peak, highest)
-            fade, share = tl.exp2(peak - new_peak), tl.exp2(highest - new_peak) * (largest * (1 / 256))
-            total = total * fade + tl.sum(p, 1) * share
-            p *= weights
+            of_key = tl.broadcast_to((_low(pair) * factor)[None, :], (N, _PAGE))
+            of_value = tl.broadcast_to((_high(pair) * (256 / largest))[None, :], (N, _PAGE))
+            s = tl.dot(rest, k, tl.dot(query, k))
+            x = _f16(tl.fma(s, of_key, tl.broadcast_to(-peak[:, None], (N, _PAGE))), ASM)
+            grown = tl.maximum(_largest(x, ASM), 0.0)
+            peak += grown
+            fade = tl.exp2(-grown)
+            p = _exp2_of_difference(x, tl.broadcast_to(grown.to(tl.float16)[:, None], (N, _PAGE)), ASM)
+            total = total * fade + _sum(p, ASM)
+            p = _multiply(p, _f16(of_value, ASM), ASM)
             p = p.reshape(N, _PAGE // 16, 2, 4, 2).permute(0, 1, 3, 2, 4).reshape(N, _PAGE)
             high, low = _halves(p, ASM)
             here = tl.dot(low, v, tl.dot(high, v))
-            out = out * fade[:, None] + here * (share * UNIT)[:, None]
-            peak = new_peak
-        out /= tl.where(total > 0, total, 1.0)[:, None]
+            out = tl.fma(out, tl.broadcast_to(fade[:, None], (N, DIM)), here)
+        out *= (largest * (UNIT / 256) / tl.where(total > 0, total, 1.0))[:, None]
         _write_packed(tl.trans(out), row, kv_head, parts, max_parts, HEADS, GROUP, N, DIM, PLANES)
         _write_lse(peak, total, row, kv_head, parts_lse, max_parts, HEADS, GROUP, N)
 
