@@ -15,8 +15,8 @@ import torch
 from worker.engine.errors import IntegrityError
 from worker.engine.formats import packed_format
 from worker.engine.kv import Arena, ExactArena, PackedArena, Shape, Span, put
-from worker.engine.page import PAGE
-from worker.engine.pool import MIN_END, Arenas, Lease, PagePool, Prefix, body_keys
+from worker.engine.page import MIN_END, PAGE
+from worker.engine.pool import Arenas, Lease, PagePool, Prefix, body_keys
 from worker.engine.runs import Run
 from worker.engine.types import Format
 

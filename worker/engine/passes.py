@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from worker.engine.attention import Attention
 from worker.engine.kv import Pieces, Span, cut, put
+from worker.engine.page import PAGE, whole_pages
 
 NAME = "unabridged"
 
@@ -97,6 +98,8 @@ class Writing:
 
     def __init__(self, attention: Attention, pieces: Pieces, seats: Sequence[Seat]) -> None:
         self._attention, self._pieces, self._seats = attention, pieces, seats
+        rows = groupby(range(len(seats)), lambda row: seats[row].shared)
+        self._groups = [(group, _parts(seats[group[0]].before)) for group in (list(each) for _, each in rows)]
         self._layer = 0
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -104,15 +107,18 @@ class Writing:
         for row, seat in enumerate(self._seats):
             new = [seat.tail.part(seat.length, seat.length + 1)]
             put(new, layer, key[row].transpose(0, 1), value[row].transpose(0, 1))
-        for _, group in groupby(range(len(self._seats)), lambda row: self._seats[row].shared):
-            outputs += self._attend_group(query, list(group), layer, scale)
+        for rows, before in self._groups:
+            outputs += self._attend_group(query, rows, before, layer, scale)
         self._layer += 1
         return torch.cat(outputs)
 
-    def _attend_group(self, query: Tensor, rows: list[int], layer: int, scale: float) -> list[Tensor]:
+    def _attend_group(
+        self, query: Tensor, rows: list[int], before: list[list[Span]], layer: int, scale: float
+    ) -> list[Tensor]:
         together = query[rows].transpose(0, 2)  # (1, heads, rows, dim): the rows as if one sequence's queries
         seats = [self._seats[row] for row in rows]
-        shared = self._attention.write(together, self._pieces.of(seats[0].before, layer), scale)
+        seen = chain.from_iterable(self._pieces.of(spans, layer) for spans in before)
+        shared = self._attention.write(together, seen, scale)
         outputs = []
         for i, (row, seat) in enumerate(zip(rows, seats, strict=True)):
             tail = cut([seat.tail], 0, seat.length + 1)
@@ -121,6 +127,13 @@ class Writing:
             output, _ = self._attention.merge([*parts, *own])
             outputs.append(output.to(query.dtype).transpose(1, 2))
         return outputs
+
+
+def _parts(before: Sequence[Span]) -> list[list[Span]]:
+    """A prefix's pages, often one view of memory, and its end, which stands elsewhere."""
+    tokens = sum(span.tokens for span in before)
+    pages = whole_pages(tokens) * PAGE
+    return [cut(before, 0, pages), cut(before, pages, tokens)]
 
 
 @contextmanager

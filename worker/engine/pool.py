@@ -18,13 +18,10 @@ from numpy.typing import NDArray
 
 from worker.engine.errors import IntegrityError
 from worker.engine.kv import Arena, Span, copy_pages, cut, spans_of
-from worker.engine.page import PAGE
+from worker.engine.page import PAGE, whole_pages
 from worker.engine.runs import joined
 from worker.engine.snapshots import chain, end_key
 from worker.engine.types import Format
-
-MIN_END = 128
-"""Fewest tokens at a prefix's end that stay exact."""
 
 _TAIL_PAGES = 128  # eight seats of 2,048 tokens
 
@@ -310,7 +307,7 @@ class PagePool:
 
     def _need(self, tokens: int, shared: int, tail_tokens: int) -> _Need:
         """For a new prefix of `tokens`, of whose pages others hold `shared`, and a tail."""
-        whole, tail = _whole_pages(tokens), _pages(tail_tokens)
+        whole, tail = whole_pages(tokens), _pages(tail_tokens)
         first = bool(whole) and not shared and self._arenas.packed is not None
         return _Need(_pages(tokens - whole * PAGE) + first + tail, whole - shared - first, tail)
 
@@ -471,11 +468,7 @@ class PagePool:
 
 def body_keys(ids: NDArray[np.int32]) -> list[bytes]:
     """The hashes of a prefix's pages: all but its end."""
-    return chain(ids[: _whole_pages(len(ids)) * PAGE])
-
-
-def _whole_pages(tokens: int) -> int:
-    return max(0, tokens - MIN_END) // PAGE
+    return chain(ids[: whole_pages(len(ids)) * PAGE])
 
 
 def _new_pages(arena: Arena, pages: int) -> list[Page]:
