@@ -30,8 +30,8 @@ from torch import Tensor
 
 from benchmarks import report
 from worker.engine.attention import reference
+from worker.engine.centred import E4M3
 from worker.engine.fp8_attention import (
-    E4M3,
     OUTPUT_SCALE,
     Codes,
     CudnnKernel,
@@ -254,8 +254,8 @@ def past_in_fp8() -> Figures:
         told: Figures = {"first_s": time.perf_counter() - begin}
         told["encode_queries_ms"] = milliseconds(attention.prepare_queries, q)
         told["encode_piece_ms"] = milliseconds(attention.prepare, keys, values)
-        k, v = (head_major(x[:step]) for x in (piece.keys.data, piece.values))
-        codes = Codes(k, piece.keys.descale)
+        k, v = (head_major(x[:step]) for x in (piece.keys, piece.values))
+        codes = Codes(k, piece.descales[0, 0, 0])
         one = milliseconds(kernel, prepared.codes, codes, v, SCALE)
         told["kernel"] = speed(GLM.queries, step, one)
         whole = milliseconds(attention.attend, prepared, piece, SCALE)

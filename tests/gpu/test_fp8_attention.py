@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.engine.attention import merge, reference
+from worker.engine.attention import reference
+from worker.engine.centred import E4M3
 from worker.engine.fp8_attention import (
-    E4M3,
     OUTPUT_SCALE,
     Codes,
     CudnnKernel,
@@ -68,11 +68,11 @@ def test_the_kernel_alone_loses_a_mean_and_the_reader_keeps_it(attention: Fp8Att
 
 
 def test_pieces_with_other_means_merge_into_the_whole(attention: Fp8Attention) -> None:
-    pieces = [tokens(STEP, 1.0, seed=3), tokens(2 * STEP, -1.0, seed=4)]
+    pieces = [tokens(STEP // 4, 1.0, seed=3), tokens(2 * STEP + STEP // 2, -1.0, seed=4)]
     q = questions()
-    prepared = attention.prepare_queries(q)
-    parts = [attention.attend(prepared, attention.prepare(*piece), SCALE) for piece in pieces]
-    output, lse = (x[:, :, ::128] for x in merge(parts))
+    found = attention.read(q, (attention.prepare(*piece) for piece in pieces), SCALE)
+    assert found is not None
+    output, lse = (x[:, :, ::128] for x in found)
     keys, values = head_major(*(torch.cat(x) for x in zip(*pieces, strict=True)))
     want, want_lse = reference(q[:, :, ::128].float(), keys, values, SCALE, False)
     assert float((output - want).norm() / want.norm()) < 0.03

@@ -10,10 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worker.engine.centred import E4M3
 from worker.engine.formats import packed_format
 from worker.engine.kernels import reference
 from worker.engine.kernels.plan import Group, Plan, Span, Tail, plan
-from worker.engine.kv import Shape
+from worker.engine.kv import PackedArena, Pieces, Shape, copy_pages
+from worker.engine.kv import Span as Stretch
 from worker.engine.page import PAGE
 from worker.engine.types import Format
 
@@ -82,6 +84,41 @@ def test_unpacking_gives_what_the_reference_gives_from_the_card_and_from_the_hos
     source = [x.cpu().pin_memory() for x in (codes, scales)] if pinned else [codes, scales]
     packed.unpack(*source, *got)
     assert error(got, want.bfloat16()) < 1e-3
+
+
+@NAMES
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="needs a card with FP8"
+)
+def test_pages_become_centred_8_bit_floats_as_the_reference_makes_them(name: Name) -> None:
+    """Also in two groups, and of pages in pinned memory, which are copied before: the same bits."""
+    packed, tokens = packed_format(name, KV_HEADS, DIM), 12 * PAGE
+    shape = Shape(1, KV_HEADS, DIM)
+    card = PackedArena(shape, packed, 12, device=torch.device("cuda"))
+    host = PackedArena(shape, packed, 12, pin_memory=True)
+    card.put(0, 0, *noise(tokens))
+    copy_pages(card, range(12), host, range(12))
+    parts = Stretch(card, 0, 5 * PAGE), Stretch(card, 5 * PAGE, 7 * PAGE)
+    whole, groups, beside, mixed = (
+        next(Pieces(shape, dtype=torch.bfloat16, device=torch.device("cuda"), piece=tokens).centred(spans, 0))
+        for spans in (
+            [Stretch(card, 0, tokens)],
+            parts,
+            [Stretch(host, 0, tokens)],
+            [parts[0], Stretch(host, 5 * PAGE, 7 * PAGE)],
+        )
+    )
+    for other in (groups, beside, mixed):
+        assert all(
+            torch.equal(x.view(torch.uint8), y.view(torch.uint8)) for x, y in zip(whole, other, strict=True)
+        )
+    room = torch.empty(2, tokens, KV_HEADS, DIM, dtype=E4M3)
+    pages = card.codes[0].cpu(), card.scales[0].cpu()
+    want = packed.centre([pages], *room)
+    assert error(whole.centres, want.centres) < 1e-5
+    assert error(whole.descales, want.descales) < 1e-5
+    for got, codes in zip(whole[:2], want[:2], strict=True):
+        assert (got.cpu().view(torch.uint8) == codes.view(torch.uint8)).float().mean() > 0.99
 
 
 @pytest.mark.parametrize("name", ["exact", "fp8", "int4"])

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
 
-from worker.engine.attention import merge, reference
+from worker.engine.attention import Attention, merge, reference
+from worker.engine.centred import E4M3
 from worker.engine.errors import ModelLoadError
-from worker.engine.fp8_attention import E4M3, OUTPUT_SCALE, WEIGHT_SCALE, Codes, Fp8Attention, Shape, check
+from worker.engine.formats import packed_format
+from worker.engine.fp8_attention import OUTPUT_SCALE, WEIGHT_SCALE, Codes, Fp8Attention, Shape, check
+from worker.engine.kv import ExactArena, PackedArena, Pieces, Span, put
+from worker.engine.kv import Shape as Layers
+from worker.engine.page import PAGE
+from worker.engine.passes import Reading
 
 HEADS, KV_HEADS, DIM, QUERIES = 4, 2, 32, 4
 SCALE = DIM**-0.5
 STEP = 16_384
+Name = Literal["fp8", "int4"]
+NAMES = pytest.mark.parametrize("name", ["fp8", "int4"])
 SMALL = Shape(HEADS, KV_HEADS, DIM, QUERIES)
 
 
@@ -71,9 +81,8 @@ def test_codes_and_their_centre_give_the_tokens_back_to_half_a_code() -> None:
     values[:, 0] *= 1_000  # a loud head and a silent channel must not cost the others their precision
     values[:, 1, 0] = 0
     piece = Fp8Attention(one_level, step=64).prepare(keys, values)
-    for codes, descale, centre, want in (
-        (piece.keys.data, piece.keys.descale, piece.key_centre, keys),
-        (piece.values, piece.value_descale, piece.value_centre, values),
+    for codes, descale, centre, want in zip(
+        (piece.keys, piece.values), piece.descales, piece.centres, (keys, values), strict=True
     ):
         error = (codes.float() * descale + centre - want).abs()
         half_a_code = (want - centre).abs() * 2**-4 + descale * 2**-10
@@ -137,12 +146,91 @@ def test_a_loud_first_token_belongs_to_an_exact_piece() -> None:
     assert loud > 0.05
 
 
+def packed_past(name: Name, tokens: int) -> tuple[list[Span], list[Tensor]]:
+    """A first page as it is and `tokens` packed ones in two places, and all as they come back, in fp32."""
+    layers = Layers(1, KV_HEADS, DIM)
+    exact = ExactArena(layers, 1, dtype=torch.bfloat16)
+    packed = PackedArena(layers, packed_format(name, KV_HEADS, DIM), tokens // PAGE)
+    half = tokens // 2 // PAGE * PAGE
+    past = [Span(exact, 0, PAGE), Span(packed, tokens - half, half), Span(packed, 0, tokens - half)]
+    keys, values = tokens_of(PAGE + tokens)
+    put(past, 0, keys, values)
+    kept = torch.empty(2, PAGE + tokens, KV_HEADS, DIM)
+    position = 0
+    for span in past:
+        span.arena.get(0, span.start, *kept[:, position : position + span.tokens])
+        position += span.tokens
+    return past, list(kept)
+
+
+def tokens_of(n: int) -> list[Tensor]:
+    """Keys with a mean and one loud channel, values with another mean and one loud token in a thousand."""
+    keys, values = tokens(n, 1.0, 0.5, seed=7)
+    keys[:, 0, 3] += 10
+    values[500::1_000] *= 4
+    return [keys, values]
+
+
+@NAMES
+@pytest.mark.parametrize("piece", [512, 2_048])
+def test_packed_pages_are_read_in_8_bit_floats_as_precisely_as_unpacked_ones(name: Name, piece: int) -> None:
+    """A past of a first page, steps of every length in several pieces, and a rest."""
+    fp8 = Fp8Attention(one_level, step=1_024)
+    past, kept = packed_past(name, 3 * 1_024 + 512 + 256 + PAGE)
+    attention = Attention(reference, reference, merge, fp8, QUERIES)
+    own = torch.randn(3, 1, HEADS, QUERIES, DIM, generator=torch.Generator().manual_seed(8)).bfloat16()
+    q, k, v = own[0], own[1, :, :KV_HEADS], own[2, :, :KV_HEADS]
+    new = Span(ExactArena(Layers(1, KV_HEADS, DIM), 1, dtype=torch.bfloat16), 0, QUERIES)
+    pieces = Pieces(Layers(1, KV_HEADS, DIM), dtype=torch.bfloat16, piece=piece)
+    got = Reading(attention, pieces, past, [new]).attend(q, k, v, SCALE)
+    want, _ = merge([exactly(q, *kept), reference(q.float(), k, v, SCALE, True)])
+    start, end = PAGE, PAGE + 3 * 1_024 + 512 + 256
+    unpacked = fp8.prepare(*(x[start:end].bfloat16() for x in kept))
+    parts = [
+        fp8.attend(fp8.prepare_queries(q), unpacked, SCALE),
+        exactly(q, *(torch.cat([x[:start], x[end:]]) for x in kept)),
+        reference(q.float(), k, v, SCALE, True),
+    ]
+    through_bf16 = off(merge(parts)[0], want)
+    assert 0 < off(got.transpose(1, 2).float(), want) < 1.2 * through_bf16 + 2**-9
+
+
+@NAMES
+def test_where_pages_stand_changes_no_bit_of_what_is_seen_of_them(name: Name) -> None:
+    past, _ = packed_past(name, 5 * PAGE)
+    assert isinstance(past[1].arena, PackedArena)
+    together = PackedArena(Layers(1, KV_HEADS, DIM), past[1].arena.format, 5)
+    position = 0
+    for _, start, count in past[1:]:
+        for x, y in zip(together.at(0, position, count), past[1].arena.at(0, start, count), strict=True):
+            x.copy_(y)
+        position += count
+    found = [
+        next(Pieces(Layers(1, KV_HEADS, DIM), dtype=torch.bfloat16, piece=5 * PAGE).centred(spans, 0))
+        for spans in (past[1:], [Span(together, 0, 5 * PAGE)])
+    ]
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+@NAMES
+def test_codes_of_packed_pages_give_them_back_to_half_a_code(name: Name) -> None:
+    past, kept = packed_past(name, 8 * PAGE)
+    pieces = Pieces(Layers(1, KV_HEADS, DIM), dtype=torch.bfloat16, piece=8 * PAGE)
+    found = next(pieces.centred(past[1:], 0))
+    body = [x[PAGE:] for x in kept]
+    for codes, centre, descale, want in zip(found[:2], found.centres, found.descales, body, strict=True):
+        torch.testing.assert_close(centre, want.mean(0), atol=1e-5, rtol=1e-5)
+        error = (codes.float() * descale + centre - want).abs()
+        assert bool((error <= ((want - centre).abs() * 2**-4 + descale * 2**-10) * 1.001).all())
+
+
 def test_a_kernel_that_computes_something_else_is_refused() -> None:
     with pytest.raises(ModelLoadError, match="FP8 attention is wrong on this card"):
         check(Fp8Attention(zeros, step=128), SMALL, torch.device("cpu"))
 
 
-def test_half_a_step_is_refused() -> None:
-    keys, values = tokens(192, 0.0, 0.0)
-    with pytest.raises(ValueError, match="whole steps of 128"):
+def test_less_than_the_smallest_step_is_refused() -> None:
+    keys, values = tokens(176, 0.0, 0.0)
+    with pytest.raises(ValueError, match="multiple of 32"):
         Fp8Attention(one_level, step=128).prepare(keys, values)

@@ -102,6 +102,8 @@ def build(
             window_bytes = decoder.window * bytes_per_token(decoder.shape, decoder.dtype, "exact")
             card_bytes = _free_bytes(target, activation_bytes, most=_WINDOWS_ON_CPU * window_bytes)
         arenas = _arenas(decoder, memory, card_bytes)
+        if isinstance(arenas.packed, PackedArena) and target.type == "cuda":
+            _check_packing(decoder, arenas.packed.format, fp8_attention)
         _see_in_place(decoder, arenas)
         writer = _writer(decoder, arenas, max_active, chunk)
     if target.type == "cuda":
@@ -135,8 +137,6 @@ def _arenas(decoder: Decoder, memory: MemoryOptions, card_bytes: int) -> Arenas:
             f"{card_bytes:,} bytes on the device and what belongs on the host could not be had for keys and "
             "values; lower their budget."
         ) from exc
-    if isinstance(arenas.packed, PackedArena) and decoder.device.type == "cuda":
-        _check_packing(decoder, arenas.packed.format)
     if not PagePool(arenas).tokens_fit:
         raise ModelLoadError(
             f"Beside the model {card_bytes:,} bytes are left for keys and values, which hold no document; "
@@ -145,13 +145,19 @@ def _arenas(decoder: Decoder, memory: MemoryOptions, card_bytes: int) -> Arenas:
     return arenas
 
 
-def _check_packing(decoder: Decoder, format: PackedFormat) -> None:
+def _check_packing(decoder: Decoder, format: PackedFormat, fp8_attention: bool) -> None:
     """What is packed wrongly is lost, so there is nothing to fall back on."""
-    from worker.engine.kernels.selftest import packing_error  # needs Triton
+    from worker.engine.kernels.selftest import centring_error, packing_error  # needs Triton
 
-    if not (error := packing_error(format, decoder.shape, decoder.device)) <= _PACKING_TOLERANCE:
+    where = decoder.shape, decoder.device
+    if not (error := packing_error(format, *where)) <= _PACKING_TOLERANCE:
         raise ModelLoadError(
             f"This card packs keys and values in {format.name} wrongly (off by {error:.2g}); keep them exact."
+        )
+    if fp8_attention and not (error := centring_error(format, *where)) <= _PACKING_TOLERANCE:
+        raise ModelLoadError(
+            f"This card takes keys and values from {format.name} to FP8 wrongly (off by {error:.2g}); "
+            "read in bf16."
         )
 
 
@@ -183,7 +189,7 @@ def _snapshots(
         template="1",
         kv_format=card.kv_format,
         kv_version=1,
-        dtype=f"{decoder.dtype} {card.weights} {_name(decoder.device)}{' fp8 attention' * fp8_attention}",
+        dtype=f"{decoder.dtype} {card.weights} {_name(decoder.device)}{' centred fp8' * fp8_attention}",
         layers=decoder.shape.layers,
         kv_heads=decoder.shape.kv_heads,
         dim=decoder.shape.dim,

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from worker.engine.kv import SMALLEST, KeysValues, Span
+from worker.engine.kv import SMALLEST, KeysValues, Pieces, Span
 from worker.engine.page import PAGE
 
 if TYPE_CHECKING:
+    from worker.engine.centred import Centred
     from worker.engine.fp8_attention import Fp8Attention
     from worker.engine.packed_attention import PackedAttention, PackedPast
 
@@ -176,7 +177,7 @@ class Attention:
     many: Kernel  #: for chunks of a document
     few: Kernel  #: for below `_FEW_QUERIES` queries: a suffix, and the one query of a token that is written
     merge: Merge
-    fp8: Fp8Attention | None = None  #: where rough is good enough: over whole steps of a past
+    fp8: Fp8Attention | None = None  #: where rough is good enough: over most of a past
     fp8_queries: int = 0  #: for chunks of this length alone
     packed: PackedAttention | None = None  #: for few queries, over pages that need not be unpacked
 
@@ -191,7 +192,11 @@ class Attention:
         """
         if self.fp8 is None or q.shape[2] != self.fp8_queries or past < PAGE:
             return 0, 0
-        return PAGE, PAGE + (past - PAGE) // self.fp8.step * self.fp8.step
+        return PAGE, PAGE + (past - PAGE) // self.fp8.least * self.fp8.least
+
+    def rough_pieces(self, pieces: Pieces, past: Sequence[Span], layer: int) -> Iterable[Centred]:
+        """Of such tokens."""
+        return self.fp8.pieces(pieces, past, layer) if self.fp8 and past else ()
 
     def split(self, past: Sequence[Span], queries: int) -> tuple[PackedPast | None, list[Span]]:
         """What so many queries see where it stands, and the rest, which comes to them in pieces."""
@@ -210,7 +215,7 @@ class Attention:
         v: Tensor,
         scale: float,
         *,
-        rough: Iterable[KeysValues] = (),
+        rough: Iterable[Centred] = (),
         found: Iterable[tuple[Tensor, Tensor]] = (),
     ) -> Tensor:
         """Output (1, queries, heads, dim) of a chunk over its past and, causally, its own `k` and `v`.
@@ -218,7 +223,7 @@ class Attention:
         `found`: parts over more of its past.
         """
         parts = [self._own(q, k, v, scale)]
-        for part in chain(self._exact(q, past, scale), self._rough(q, rough, scale), found):
+        for part in chain(self._rough(q, rough, scale), self._exact(q, past, scale), found):
             parts.append(part)
             if len(parts) == _MERGED_AT_ONCE:
                 parts = [self.merge(parts)]
@@ -231,13 +236,9 @@ class Attention:
         for piece in past:
             yield self._kernel(q)(q, *piece, scale, False)
 
-    def _rough(self, q: Tensor, past: Iterable[KeysValues], scale: float) -> Iterator[tuple[Tensor, Tensor]]:
-        queries = None
-        for keys, values in past:
-            assert self.fp8 is not None
-            queries = queries or self.fp8.prepare_queries(q)
-            piece = self.fp8.prepare(keys[0].transpose(0, 1), values[0].transpose(0, 1))
-            yield self.fp8.attend(queries, piece, scale)
+    def _rough(self, q: Tensor, past: Iterable[Centred], scale: float) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.fp8 and (part := self.fp8.read(q, past, scale)):
+            yield part
 
     def _kernel(self, q: Tensor) -> Kernel:
         return self.few if q.shape[2] < _FEW_QUERIES else self.many
@@ -260,10 +261,11 @@ class Attention:
             for count in range(1, len(pieces) + 1):  # enough for every number of parts to be merged
                 self.read(some, pieces[:count], k, v, 1.0)
         if self.fp8 is not None:
-            rough = q.float(), q.new_zeros(1, heads, chunk, dtype=torch.float32)
-            for count in range(1, _MERGED_AT_ONCE + 2):
-                k, v = keys[:, :, :chunk], values[:, :, :chunk]
-                self.read(q, pieces[-1:], k, v, 1.0, found=[rough] * count)
+            rough = self.fp8.prepare(*(x[0, :, : self.fp8.least].transpose(0, 1) for x in piece))
+            q = q.transpose(1, 2).contiguous().transpose(1, 2)  # as compiled layers give them
+            k, v = keys[:, :, :chunk], values[:, :, :chunk]
+            for count in range(_MERGED_AT_ONCE):
+                self.read(q, pieces[-1:] * count, k, v, 1.0, rough=[rough, rough])
 
     def write(self, q: Tensor, pieces: Iterable[KeysValues], scale: float) -> list[tuple[Tensor, Tensor]]:
         """Parts of the attention of single queries of several requests (as if one's) over what they share."""

@@ -68,10 +68,11 @@ class Decoder:
 
     @property
     def rough_pasts(self) -> list[int]:
-        """Lengths of a past that a chunk sees in FP8, one for each number of steps that a piece may have."""
+        """Lengths of a past that a chunk sees in FP8: in steps of every length, in one piece and in two."""
         if (fp8 := self._attention.fp8) is None:
             return []
-        return [PAGE + end for end in range(fp8.step, min(PIECE, self.window) + 1, fp8.step)]
+        ends = fp8.least, sum(fp8.steps), PIECE + sum(fp8.steps)
+        return [PAGE + end for end in ends if end <= self.window]
 
     def see_in_place(self, packed: PackedAttention | None) -> None:
         """Have few queries see pages of its arena where they stand, or unpack them for all."""

@@ -16,18 +16,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from worker.engine.centred import E4M3, E4M3_TOP, Centred, encoded
 from worker.engine.page import PAGE
 from worker.engine.types import Format
 
 INT4_REACH = (
     16.5  #: times the scale is a token's largest element: the least square error on Gaussian heads of 128
 )
-FP8_TOP = 448.0  #: the largest e4m3
+
+PackedPages = tuple[Tensor, Tensor]
+"""Codes and scales of some pages of one layer."""
 
 
 class PackedFormat(ABC):
@@ -94,6 +98,26 @@ class PackedFormat(ABC):
             pages = self._dequantize(quantized.mT if side else quantized, scales[..., side].float())
             x.copy_(pages.transpose(1, 2).flatten(0, 1))
 
+    def centre(self, pages: Sequence[PackedPages], keys: Tensor, values: Tensor) -> Centred:
+        """Straight to 8-bit floats, into `keys` and `values` (n, KV heads, dim), e4m3.
+
+        Codes are read twice. How the pages are grouped does not change a bit.
+        """
+        if keys.is_cuda:
+            from worker.engine.kernels import pack
+
+            return pack.centre(self, pages, keys, values)
+        exact = torch.empty(2, *keys.shape)
+        position = 0
+        for codes, scales in pages:
+            start, position = position, position + len(codes) * PAGE
+            self.unpack(codes, scales, *exact[:, start:position])
+        # Neither an element of a token nor a mean is larger than the largest norm, which rotation keeps.
+        reach = 2 * exact.norm(dim=-1).amax(1, keepdim=True).mT.expand(-1, -1, self.dim).clone()
+        reach[0] = reach[0].amax()
+        piece = encoded(exact[0], exact[1], exact.mean(1), reach)
+        return piece._replace(keys=keys.copy_(piece.keys), values=values.copy_(piece.values))
+
     @abstractmethod
     def _quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Codes in the low `bits` of an int32, and scales in bf16, of x (..., dim) in fp32."""
@@ -120,12 +144,12 @@ class Fp8(PackedFormat):
     bits = 8
 
     def _quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        scales = (x.abs().amax(-1) / FP8_TOP).bfloat16()
-        scaled = (x * _inverse(scales)).clamp(-FP8_TOP, FP8_TOP)
-        return scaled.to(torch.float8_e4m3fn).view(torch.uint8).int(), scales
+        scales = (x.abs().amax(-1) / E4M3_TOP).bfloat16()
+        scaled = (x * _inverse(scales)).clamp(-E4M3_TOP, E4M3_TOP)
+        return scaled.to(E4M3).view(torch.uint8).int(), scales
 
     def _dequantize(self, codes: Tensor, scales: Tensor) -> Tensor:
-        return codes.to(torch.uint8).view(torch.float8_e4m3fn).float() * scales[..., None]
+        return codes.to(torch.uint8).view(E4M3).float() * scales[..., None]
 
 
 class Int4(PackedFormat):

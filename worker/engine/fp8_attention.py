@@ -18,7 +18,7 @@ log-sum-exp (1, heads, queries) in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.engine.attention import reference
+from worker.engine.attention import merge, reference
+from worker.engine.centred import E4M3, E4M3_TOP, Centred, centred
 from worker.engine.errors import ModelLoadError
+from worker.engine.kv import PackedArena, Pieces, Span, sizes
 
-E4M3 = torch.float8_e4m3fn
-_LARGEST = 448.0  # of e4m3
 # Weights lie in [0, 1]; times this they use the whole range of e4m3, and small ones are not flushed to zero.
 WEIGHT_SCALE = 256.0
 # Rounded weights sum to a little more than one: outputs are halved, so that none passes the largest code.
@@ -56,15 +56,6 @@ class PreparedQueries:
     codes: Codes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedPiece:
-    keys: Codes
-    key_centre: Tensor  #: (KV heads, dim), fp32
-    values: Tensor  #: e4m3
-    value_descale: Tensor  #: (KV heads, dim), fp32
-    value_centre: Tensor  #: (KV heads, dim), fp32
-
-
 Kernel = Callable[[Codes, Codes, Tensor, float], tuple[Tensor, Tensor]]
 """(queries (1, heads, queries, dim), keys, values (1, KV heads, tokens, dim), scale) -> (output, its LSE).
 
@@ -73,89 +64,81 @@ codes times `OUTPUT_SCALE`."""
 
 
 class Fp8Attention:
-    """Queries of a chunk over pieces of their past, in calls of `step` keys."""
+    """Queries of a chunk over pieces of their past, in calls of `step` keys and, at its end, of fewer."""
 
     def __init__(self, kernel: Kernel, step: int, compiled: bool = False) -> None:
         """`compiled`: fuse what stands around the kernel."""
-        self.step = step
+        self.steps = step, step // 2, step // 4  #: keys of a call
+        self.least = self.steps[-1]  #: pieces are multiples of it
         self._kernel = kernel
-        self._encode: Callable[..., Any] = torch.compile(_encode) if compiled else _encode
-        self._encode_centred: Callable[..., Any] = (
-            torch.compile(_encode_centred) if compiled else _encode_centred
-        )
-        self._merge: Callable[..., Any] = torch.compile(_merge) if compiled else _merge
+        self._encode: Callable[[Tensor], tuple[Tensor, Tensor]] = _encode
+        self._centred, self._merge = centred, _merge
+        if compiled:
+            from worker.engine.kernels.merge import merge_steps  # needs Triton
+
+            self._encode, self._centred = torch.compile(_encode), torch.compile(centred)
+            self._merge = merge_steps
 
     def prepare_queries(self, q: Tensor) -> PreparedQueries:
         return PreparedQueries(q, Codes(*self._encode(q)))
 
-    def prepare(self, keys: Tensor, values: Tensor) -> PreparedPiece:
-        """Encode tokens, a multiple of `step`, each (tokens, KV heads, dim)."""
-        if keys.shape[0] % self.step:
-            raise ValueError(f"a piece has whole steps of {self.step} keys, not {keys.shape[0]} keys")
-        key_codes, key_descale, key_centre = self._encode_centred(keys, False)
-        value_codes, value_descale, value_centre = self._encode_centred(values, True)
-        return PreparedPiece(
-            Codes(key_codes, key_descale), key_centre, value_codes, value_descale, value_centre
-        )
+    def prepare(self, keys: Tensor, values: Tensor) -> Centred:
+        """Encode tokens, each (tokens, KV heads, dim)."""
+        if keys.shape[0] % self.least:
+            raise ValueError(f"a piece is a multiple of {self.least} keys, not {keys.shape[0]} keys")
+        return self._centred(keys, values)
 
-    def attend(self, q: PreparedQueries, piece: PreparedPiece, scale: float) -> tuple[Tensor, Tensor]:
-        """Output in fp32 and in the queries' shape, and log-sum-exp, over the whole piece."""
+    def pieces(self, pieces: Pieces, spans: Sequence[Span], layer: int) -> Iterator[Centred]:
+        """Of a past that is a multiple of `least`: packed pages without a detour through bf16."""
+        if all(isinstance(span.arena, PackedArena) for span in spans):
+            return pieces.centred(spans, layer)
+        return (self.prepare(*(x[0].transpose(0, 1) for x in piece)) for piece in pieces.of(spans, layer))
+
+    def read(self, q: Tensor, pieces: Iterable[Centred], scale: float) -> tuple[Tensor, Tensor] | None:
+        """Output in fp32 and in the queries' shape, and log-sum-exp, over all pieces, if there are any."""
+        found = prepared = None
+        for piece in pieces:
+            prepared = prepared or self.prepare_queries(q)
+            found = self.attend(prepared, piece, scale, found)
+        return found
+
+    def attend(
+        self, q: PreparedQueries, piece: Centred, scale: float, found: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Output and log-sum-exp over a piece and over what was `found` before."""
+        steps = list(sizes(len(piece.keys), self.steps[0], self.least))
+        keys, values = (
+            [step[None].transpose(1, 2) for step in x.split(steps)] for x in (piece.keys, piece.values)
+        )
+        descale = piece.descales[0, 0, 0]
         parts = [
-            self._kernel(q.codes, Codes(keys, piece.keys.descale), values, scale)
-            for keys, values in zip(self._steps(piece.keys.data), self._steps(piece.values), strict=True)
+            self._kernel(q.codes, Codes(k, descale), v, scale) for k, v in zip(keys, values, strict=True)
         ]
-        outputs, lses = zip(*parts, strict=True)
-        output, lse = self._merge(
-            q.exact,
-            outputs,
-            lses,
-            key_centre=piece.key_centre,
-            value_descale=piece.value_descale,
-            value_centre=piece.value_centre,
-            scale=scale,
-        )
-        return output, lse
-
-    def _steps(self, x: Tensor) -> list[Tensor]:
-        return [step[None].transpose(1, 2) for step in torch.split(x, self.step)]
+        return self._merge(q.exact, parts, piece, scale, found)
 
 
 def _encode(x: Tensor) -> tuple[Tensor, Tensor]:
     """Codes and one descale for the whole tensor: 8-bit floats keep their precision over 15 binades."""
-    descale = x.abs().amax().float().clamp_min(torch.finfo(torch.float32).tiny) / _LARGEST
+    descale = x.abs().amax().float().clamp_min(torch.finfo(torch.float32).tiny) / E4M3_TOP
     return (x.float() / descale).to(E4M3), descale
-
-
-def _encode_centred(x: Tensor, by_channel: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes of what is left without each channel's mean, descale (of all, or of each channel), means."""
-    centre = x.mean(0, dtype=torch.float32)
-    reach = torch.maximum(x.amax(0) - centre, centre - x.amin(0))
-    largest = reach if by_channel else reach.amax()
-    descale = largest.clamp_min(torch.finfo(torch.float32).tiny) / _LARGEST
-    return ((x - centre) / descale).to(E4M3), descale, centre
 
 
 def _merge(
     q: Tensor,
-    outputs: tuple[Tensor, ...],
-    lses: tuple[Tensor, ...],
-    *,
-    key_centre: Tensor,
-    value_descale: Tensor,
-    value_centre: Tensor,
+    parts: Sequence[tuple[Tensor, Tensor]],
+    piece: Centred,
     scale: float,
+    found: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
-    """One output and log-sum-exp from those of the steps, with what centring took away put back."""
-    groups = q.shape[1] // key_centre.shape[0]
-    key_centre, value_descale, value_centre = (
-        x.repeat_interleave(groups, 0)[None, :, None] for x in (key_centre, value_descale, value_centre)
+    """One output and log-sum-exp from those of a piece's steps, with what centring took away put back."""
+    groups = q.shape[1] // piece.centres.shape[1]
+    key_centre, value_centre, value_descale = (
+        x.repeat_interleave(groups, 0)[None, :, None] for x in (*piece.centres, piece.descales[1])
     )
-    lse = torch.stack(lses).logsumexp(0)
-    mean = sum(
-        codes.float() * (part - lse).exp()[..., None] for codes, part in zip(outputs, lses, strict=True)
-    )
+    mean, lse = merge([(codes.float(), lse) for codes, lse in parts])
     output = mean * (value_descale / OUTPUT_SCALE) + value_centre
-    return output, lse + (q * key_centre).sum(-1) * scale
+    part = output, lse + (q * key_centre).sum(-1) * scale
+    return part if found is None else merge([found, part])
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +186,7 @@ def measure(
         return torch.randn(*size, device=device, generator=generator)
 
     q = random(1, shape.heads, shape.queries, shape.dim).bfloat16()
-    tokens = steps * attention.step, shape.kv_heads, shape.dim
+    tokens = steps * attention.steps[0], shape.kv_heads, shape.dim
     keys, values = ((random(*tokens) + mean).bfloat16() for _ in range(2))
     scale = sharpness * shape.dim**-0.5
     output, lse = attention.attend(attention.prepare_queries(q), attention.prepare(keys, values), scale)

@@ -7,22 +7,24 @@ place. All memory is allocated once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain, islice, pairwise
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from worker.engine import pinned
-from worker.engine.formats import PackedFormat
+from worker.engine.centred import E4M3, Centred
+from worker.engine.formats import PackedFormat, PackedPages
 from worker.engine.page import PAGE
 from worker.engine.runs import Run, Runs, joined
 
+T = TypeVar("T")
+
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer, each (1, KV heads, tokens, dim), often views."""
-
 PIECE = 65_536
 """Most tokens that one attention call sees: longer calls are slower a key, and some kernels are wrong."""
 SMALLEST = 512
@@ -142,6 +144,7 @@ class PackedArena(_Pages):
         self.format = format
         self.codes = _empty((shape.layers, *format.codes_shape(pages)), dtype=torch.uint8, **options)
         self.scales = _empty((shape.layers, *format.scales_shape(pages)), dtype=torch.bfloat16, **options)
+        self.on_device = not options.get("pin_memory", False)
         self.runs = Runs(pages)
 
     @property
@@ -149,12 +152,13 @@ class PackedArena(_Pages):
         return self.codes, self.scales
 
     def put(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
-        self.format.pack(keys, values, *self._pages(layer, start, len(keys)))
+        self.format.pack(keys, values, *self.at(layer, start, len(keys)))
 
     def get(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
-        self.format.unpack(*self._pages(layer, start, len(keys)), keys, values)
+        self.format.unpack(*self.at(layer, start, len(keys)), keys, values)
 
-    def _pages(self, layer: int, start: int, tokens: int) -> tuple[Tensor, Tensor]:
+    def at(self, layer: int, start: int, tokens: int) -> PackedPages:
+        """As they stand."""
         pages = slice(start // PAGE, (start + tokens) // PAGE)
         return self.codes[layer, pages], self.scales[layer, pages]
 
@@ -223,84 +227,129 @@ class Pieces:
     card, they are filled on a stream of their own while attention works on the other one.
     """
 
-    def __init__(self, shape: Shape, *, piece: int = PIECE, **options: Any) -> None:
-        """`options` (device, dtype) are `torch.empty`'s."""
-        self._piece = piece
-        self._size = (piece, shape.kv_heads, shape.dim)
-        self._options = options
+    def __init__(
+        self, shape: Shape, *, dtype: torch.dtype, device: torch.device | None = None, piece: int = PIECE
+    ) -> None:
+        self._shape, self._dtype, self._device, self._piece = shape, dtype, device, piece
         self._buffers: list[_Buffer] = []
+        self._staging: PackedArena | None = None
 
     def of(self, spans: Sequence[Span], layer: int, *, halving: bool = False) -> Iterator[KeysValues]:
         """Pieces in order, each at most `piece` tokens; one is good until the next but one is asked for.
 
         `halving`: the last piece comes in powers of two, for kernels that plan every length anew.
         """
-        sizes = _sizes(_tokens(spans), self._piece, SMALLEST if halving else self._piece)
-        ahead = self._ahead(
-            [cut(spans, start, end) for start, end in pairwise(accumulate(sizes, initial=0))], layer
-        )
-        waiting = next(ahead, None)
-        while waiting is not None:
-            ready = waiting
-            waiting = next(ahead, None)  # begins to fill while `ready` is used
-            yield ready.take() if isinstance(ready, _Filled) else ready
+        cuts = _cuts(spans, self._piece, SMALLEST if halving else self._piece)
+        return _ahead(self._plain(part, layer) for part in cuts)
 
-    def _ahead(self, plan: list[list[Span]], layer: int) -> Iterator[KeysValues | _Filled]:
-        turn = 0
-        for spans in plan:
-            if view := _in_place(spans, layer):
-                yield view
-                continue
-            yield self._buffer(turn).fill(spans, layer)
-            turn += 1
+    def centred(self, spans: Sequence[Span], layer: int) -> Iterator[Centred]:
+        """As `of`, of packed tokens in 8-bit floats: the more of them fill a buffer.
+
+        The first piece begins to fill at once; ask for no other pieces before the last of these is in use.
+        """
+        most = self._piece * self._dtype.itemsize
+        pieces = (self._centred(part, layer) for part in _cuts(spans, most, most))
+        return _ahead(chain(list(islice(pieces, 1)), pieces))
+
+    def _plain(self, spans: Sequence[Span], layer: int) -> _Ready[KeysValues]:
+        if view := _in_place(spans, layer):
+            return _Ready(view, None)
+        return self._next().fill(lambda buffer: buffer.unpacked(spans, layer))
+
+    def _centred(self, spans: Sequence[Span], layer: int) -> _Ready[Centred]:
+        return self._next().fill(lambda buffer: self._encoded(spans, layer, buffer))
+
+    def _encoded(self, spans: Sequence[Span], layer: int, buffer: _Buffer) -> Centred:
+        pages, position = [], 0
+        for arena, start, tokens in spans:
+            assert isinstance(arena, PackedArena)
+            format = arena.format
+            found = arena.at(layer, start, tokens)
+            if not arena.on_device:  # codes are read twice, and the bus is slow
+                found = self._staged(found, format, position)
+            pages.append(found)
+            position += tokens
+        return format.centre(pages, *buffer.codes(position))
+
+    def _staged(self, pages: PackedPages, format: PackedFormat, position: int) -> PackedPages:
+        if self._staging is None:
+            room = self._piece * self._dtype.itemsize // PAGE
+            self._staging = PackedArena(replace(self._shape, layers=1), format, room, device=self._device)
+        staged = self._staging.at(0, position, len(pages[0]) * PAGE)
+        for target, source in zip(staged, pages, strict=True):
+            target.copy_(source, non_blocking=True)
+        return staged
 
     def buffer(self) -> KeysValues:
         """Room for a whole piece, as attention will see it."""
-        buffer = self._buffer(0)
+        buffer = self._next()
         return _heads_first(buffer.keys), _heads_first(buffer.values)
 
-    def _buffer(self, turn: int) -> _Buffer:
+    def _next(self) -> _Buffer:
+        """The one that was filled before the other."""
         if not self._buffers:
-            self._buffers = [_Buffer(self._size, self._options) for _ in range(2)]
-        return self._buffers[turn % 2]
+            size = self._piece, self._shape.kv_heads, self._shape.dim
+            a, b, c, d = (torch.empty(size, dtype=self._dtype, device=self._device) for _ in range(4))
+            stream = torch.cuda.Stream(self._device) if a.is_cuda else None
+            self._buffers = [_Buffer(a, b, stream), _Buffer(c, d, stream)]
+        self._buffers.reverse()
+        return self._buffers[0]
 
 
+@dataclass(frozen=True, slots=True)
 class _Buffer:
     """Room for one piece."""
 
-    def __init__(self, size: tuple[int, ...], options: dict[str, Any]) -> None:
-        self.keys = torch.empty(size, **options)
-        self.values = torch.empty(size, **options)
-        cuda = self.keys.is_cuda
-        self.stream = torch.cuda.Stream(self.keys.device) if cuda else None
+    keys: Tensor
+    values: Tensor
+    stream: torch.cuda.Stream | None  #: the other buffer's too
 
-    def fill(self, spans: Sequence[Span], layer: int) -> _Filled:
+    def fill(self, make: Callable[[_Buffer], T]) -> _Ready[T]:
         if self.stream is None:
-            self._get(spans, layer)
-            return _Filled(self, _tokens(spans), None)
-        # Attention over what the buffer held, and the writing of these pages, were queued before.
+            return _Ready(make(self), None)
+        # Attention over what the buffer held (and over what was allocated here and is free again), and the
+        # writing of these pages, were queued before.
         self.stream.wait_stream(torch.cuda.current_stream(self.keys.device))
         with torch.cuda.stream(self.stream):
-            self._get(spans, layer)
-        return _Filled(self, _tokens(spans), self.stream.record_event())
+            return _Ready(make(self), self.stream.record_event())
 
-    def _get(self, spans: Sequence[Span], layer: int) -> None:
+    def unpacked(self, spans: Sequence[Span], layer: int) -> KeysValues:
         position = 0
         for span in spans:
             part = slice(position, position + span.tokens)
             span.arena.get(layer, span.start, self.keys[part], self.values[part])
             position += span.tokens
+        return _heads_first(self.keys[:position]), _heads_first(self.values[:position])
+
+    def codes(self, tokens: int) -> KeysValues:
+        """The same room for 8-bit floats, (tokens, KV heads, dim)."""
+        keys, values = (x.view(E4M3).view(-1, *x.shape[1:])[:tokens] for x in (self.keys, self.values))
+        return keys, values
 
 
-class _Filled(NamedTuple):
-    buffer: _Buffer
-    tokens: int
+class _Ready(NamedTuple, Generic[T]):
+    """A piece, once it is `done`."""
+
+    piece: T
     done: torch.cuda.Event | None
 
-    def take(self) -> KeysValues:
+    def take(self) -> T:
         if self.done is not None:
             self.done.wait()
-        return _heads_first(self.buffer.keys[: self.tokens]), _heads_first(self.buffer.values[: self.tokens])
+        return self.piece
+
+
+def _ahead(pieces: Iterator[_Ready[T]]) -> Iterator[T]:
+    waiting = next(pieces, None)
+    while waiting is not None:
+        ready = waiting
+        waiting = next(pieces, None)  # begins to fill while `ready` is used
+        yield ready.take()
+
+
+def _cuts(spans: Sequence[Span], largest: int, smallest: int) -> Iterator[list[Span]]:
+    ends = accumulate(sizes(_tokens(spans), largest, smallest), initial=0)
+    return (cut(spans, start, end) for start, end in pairwise(ends))
 
 
 def _in_place(spans: Sequence[Span], layer: int) -> KeysValues | None:
@@ -311,7 +360,7 @@ def _in_place(spans: Sequence[Span], layer: int) -> KeysValues | None:
     return span.arena.view(layer, span.start, span.tokens)
 
 
-def _sizes(tokens: int, largest: int, smallest: int) -> Iterator[int]:
+def sizes(tokens: int, largest: int, smallest: int) -> Iterator[int]:
     """`tokens` as pieces: the largest first, then halves of it down to the smallest, then the rest."""
     size = largest
     while tokens:

@@ -70,7 +70,7 @@ class Reading:
         start, end = self._attention.rough(query, self._length)
         seen = [*cut(self._past, 0, start), *cut(self._past, end, self._length)]
         past = self._pieces.of(seen, self._layer, halving=self._attention.plans(query))
-        rough = self._pieces.of(cut(self._past, start, end), self._layer)
+        rough = self._attention.rough_pieces(self._pieces, cut(self._past, start, end), self._layer)
         found = [self._packed.attend(query, self._layer, scale)] if self._packed else []
         output = self._attention.read(query, past, key, value, scale, rough=rough, found=found)
         self._put(key, value)

@@ -7,24 +7,29 @@ A program packs or unpacks one side of one page and head. Input in other types t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from worker.engine.formats import FP8_TOP, INT4_REACH, PackedFormat
+from worker.engine.centred import E4M3_TOP, NO_REACH, Centred
+from worker.engine.formats import INT4_REACH, PackedFormat, PackedPages
 from worker.engine.kernels.decode import FP8_LIFT, INT4_ZERO, plane_of, walsh
 from worker.engine.page import PAGE
 
 _PAGE = tl.constexpr(PAGE)
 _INT4_REACH = tl.constexpr(INT4_REACH)
-_FP8_TOP = tl.constexpr(FP8_TOP)
+_E4M3_TOP = tl.constexpr(E4M3_TOP)
+_NO_REACH = tl.constexpr(NO_REACH)
 
 
 @triton.jit
 def _scales(largest, PLANES: tl.constexpr):
     """The scales, as they are kept, of heads whose largest elements are given."""
-    return (largest / (_INT4_REACH if PLANES == 4 else _FP8_TOP)).to(tl.bfloat16)
+    return (largest / (_INT4_REACH if PLANES == 4 else _E4M3_TOP)).to(tl.bfloat16)
 
 
 @triton.jit
@@ -35,7 +40,7 @@ def _quantize(x, scales, PLANES: tl.constexpr):
     if PLANES == 4:
         codes = tl.minimum(tl.maximum(tl.floor(x / 2) + 8, 0.0), 15.0).to(tl.int32)
     else:
-        codes = _e4m3(tl.minimum(tl.maximum(x, -_FP8_TOP), _FP8_TOP))
+        codes = _e4m3(tl.minimum(tl.maximum(x, -_E4M3_TOP), _E4M3_TOP))
     return codes
 
 
@@ -108,9 +113,25 @@ def _zero(DIM: tl.constexpr):
 
 
 @triton.jit
+def _numbers(words, plane: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr):
+    """One code of each word as the number that its token's scale multiplies, in the format's basis."""
+    codes = plane_of(words, plane, PLANES, ASM).to(tl.float32)
+    return (codes - INT4_ZERO) * 2 if PLANES == 4 else codes * FP8_LIFT
+
+
+@triton.jit
+def _about(x, centres, descales, at, CENTRED: tl.constexpr):
+    """x (tokens, n) as it is, or as codes of those channels."""
+    if CENTRED:
+        x = (x - tl.load(centres + at)[None, :]) * (1.0 / tl.load(descales + at))[None, :]
+    return x
+
+
+@triton.jit
 def _unpack_keys(
-    codes, scales, keys, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr
-):
+    codes, scales, keys, centres, descales,
+    KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr, CENTRED: tl.constexpr,
+):  # fmt: skip
     WORDS: tl.constexpr = DIM // PLANES
     page = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -125,18 +146,22 @@ def _unpack_keys(
             x = tl.dot(
                 plane_of(words, plane, PLANES, ASM), walsh(plane * WORDS + tl.arange(0, WORDS), DIM), x
             )
-        x *= scale * (2 * DIM**-0.5)
-        tl.store(rows + tl.arange(0, DIM)[None, :], x.to(keys.dtype.element_ty))
+        dims = tl.arange(0, DIM)
+        x = _about(x * (scale * (2 * DIM**-0.5)), centres, descales, head * DIM + dims, CENTRED)
+        tl.store(rows + dims[None, :], x.to(keys.dtype.element_ty))
     else:
         for plane in tl.static_range(PLANES):
-            x = plane_of(words, plane, PLANES, ASM).to(tl.float32) * FP8_LIFT * scale
-            tl.store(rows + plane * WORDS + tl.arange(0, WORDS)[None, :], x.to(keys.dtype.element_ty))
+            dims = plane * WORDS + tl.arange(0, WORDS)
+            x = _numbers(words, plane, PLANES, ASM) * scale
+            x = _about(x, centres, descales, head * DIM + dims, CENTRED)
+            tl.store(rows + dims[None, :], x.to(keys.dtype.element_ty))
 
 
 @triton.jit
 def _unpack_values(
-    codes, scales, values, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr
-):
+    codes, scales, values, centres, descales,
+    KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr, CENTRED: tl.constexpr,
+):  # fmt: skip
     TOKENS: tl.constexpr = _PAGE // PLANES
     page = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -146,21 +171,102 @@ def _unpack_values(
     for plane in tl.static_range(PLANES):
         token = plane * TOKENS + tl.arange(0, TOKENS)
         scale = tl.load(scales + ((page * KV_HEADS + head) * _PAGE + token) * 2 + 1).to(tl.float32)[:, None]
-        x = plane_of(words, plane, PLANES, ASM)
         if PLANES == 4:
+            x = plane_of(words, plane, PLANES, ASM)
             x = tl.dot(x, walsh(dims, DIM), tl.zeros([TOKENS, DIM], tl.float32) - _zero(DIM)[None, :])
             x *= scale * (2 * DIM**-0.5)
         else:
-            x = x.to(tl.float32) * FP8_LIFT * scale
+            x = _numbers(words, plane, PLANES, ASM) * scale
+        x = _about(x, centres, descales, (KV_HEADS + head) * DIM + dims, CENTRED)
         rows = values + ((page * _PAGE + token) * KV_HEADS + head)[:, None] * DIM
         tl.store(rows + dims[None, :], x.to(values.dtype.element_ty))
+
+
+@triton.jit
+def _sum_keys(codes, scales, sums, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr):
+    """Store the sum of a page's tokens, in the format's basis; their largest norm, squared."""
+    WORDS: tl.constexpr = DIM // PLANES
+    token = tl.arange(0, _PAGE)
+    word = tl.arange(0, WORDS)
+    words = tl.load(codes + token[:, None] * WORDS + word[None, :])
+    scale = tl.load(scales + token * 2).to(tl.float32)[:, None]
+    squares = tl.zeros([_PAGE], tl.float32)
+    for plane in tl.static_range(PLANES):
+        x = _numbers(words, plane, PLANES, ASM) * scale
+        squares += tl.sum(x * x, 1)
+        tl.store(sums + plane * WORDS + word, tl.sum(x, 0))
+    return tl.max(squares, 0)
+
+
+@triton.jit
+def _sum_values(codes, scales, sums, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr):
+    TOKENS: tl.constexpr = _PAGE // PLANES
+    token = tl.arange(0, TOKENS)
+    dims = tl.arange(0, DIM)
+    words = tl.load(codes + token[:, None] + dims[None, :] * TOKENS)
+    total = tl.zeros([DIM], tl.float32)
+    squares = tl.zeros([TOKENS], tl.float32)
+    for plane in tl.static_range(PLANES):
+        scale = tl.load(scales + (plane * TOKENS + token) * 2).to(tl.float32)[:, None]
+        x = _numbers(words, plane, PLANES, ASM) * scale
+        squares = tl.maximum(squares, tl.sum(x * x, 1))
+        total += tl.sum(x, 0)
+    tl.store(sums + dims, total)
+    return tl.max(squares, 0)
+
+
+@triton.jit(do_not_specialize_on_alignment=["squares"])
+def _sum_pages(
+    codes, scales, sums, squares,
+    KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    page = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    side = tl.program_id(2)
+    row = (page * 2 + side) * KV_HEADS + head
+    codes += row * (_PAGE * DIM // PLANES)
+    scales += (page * KV_HEADS + head) * (_PAGE * 2) + side
+    sums += row * DIM
+    if side == 0:
+        largest = _sum_keys(codes, scales, sums, DIM, PLANES, ASM)
+    else:
+        largest = _sum_values(codes, scales, sums, DIM, PLANES, ASM)
+    tl.store(squares + row, largest)
+
+
+@triton.jit(do_not_specialize=["pages"])
+def _centre(
+    sums, squares, pages, centres, descales,
+    KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, BLOCK: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """Centres and descales from what `_sum_pages` found in all pages; `HEADS` is a power of two."""
+    head = tl.program_id(0)
+    side = tl.program_id(1)
+    dims = tl.arange(0, DIM)
+    other = tl.arange(0, HEADS)
+    asked = (other < KV_HEADS) & ((other == head) | (side == 0))
+    total = tl.zeros([DIM], tl.float32)
+    largest = 0.0
+    for start in range(0, pages, BLOCK):
+        page = start + tl.arange(0, BLOCK)
+        row = ((page * 2 + side) * KV_HEADS)[:, None]
+        held = (page < pages)[:, None]
+        total += tl.sum(tl.load(sums + (row + head) * DIM + dims[None, :], mask=held, other=0.0), 0)
+        found = tl.load(squares + row + other[None, :], mask=held & asked[None, :], other=0.0)
+        largest = tl.maximum(largest, tl.max(tl.max(found, 1), 0))
+    mean = total / (pages * _PAGE)
+    if PLANES == 4:
+        mean = tl.sum(mean[:, None] * walsh(dims, DIM).to(tl.float32), 0) * DIM**-0.5
+    reach = tl.maximum(2 * tl.sqrt(largest), _NO_REACH)
+    at = (side * KV_HEADS + head) * DIM + dims
+    tl.store(centres + at, mean)
+    tl.store(descales + at, tl.zeros([DIM], tl.float32) + reach / _E4M3_TOP)
 
 
 def pack(packed: PackedFormat, keys: Tensor, values: Tensor, codes: Tensor, scales: Tensor) -> None:
     """As `PackedFormat.pack`; every tensor is contiguous."""
     grid = len(codes), packed.kv_heads
-    words = codes.view(torch.int16)
-    shape = {"KV_HEADS": packed.kv_heads, "DIM": packed.dim, "PLANES": packed.planes}
+    words, shape = codes.view(torch.int16), _shape(packed)
     _pack_keys[grid](keys, words, scales, **shape, num_warps=8)
     _pack_values[grid](values, words, scales, **shape, num_warps=4)
 
@@ -168,8 +274,38 @@ def pack(packed: PackedFormat, keys: Tensor, values: Tensor, codes: Tensor, scal
 def unpack(packed: PackedFormat, codes: Tensor, scales: Tensor, keys: Tensor, values: Tensor) -> None:
     """As `PackedFormat.unpack`; every tensor is contiguous."""
     grid = len(codes), packed.kv_heads
-    words = codes.view(torch.int16)
-    shape = {"KV_HEADS": packed.kv_heads, "DIM": packed.dim, "PLANES": packed.planes}
-    asm = not triton.knobs.runtime.interpret
-    _unpack_keys[grid](words, scales, keys, **shape, ASM=asm, num_warps=4)
-    _unpack_values[grid](words, scales, values, **shape, ASM=asm, num_warps=4)
+    words, how = codes.view(torch.int16), _shape(packed) | _how() | {"CENTRED": False}
+    _unpack_keys[grid](words, scales, keys, None, None, **how)
+    _unpack_values[grid](words, scales, values, None, None, **how)
+
+
+def centre(packed: PackedFormat, pages: Sequence[PackedPages], keys: Tensor, values: Tensor) -> Centred:
+    """As `PackedFormat.centre`; every tensor is contiguous."""
+    heads, count = packed.kv_heads, len(keys) // PAGE
+    sums = torch.empty(count, 2, heads, packed.dim, device=keys.device)
+    squares = sums.new_empty(sums.shape[:3])
+    centres, descales = sums.new_empty(2, *sums.shape[1:])
+    shape, how = _shape(packed), _shape(packed) | _how()
+    ends = accumulate(len(codes) for codes, _ in pages)
+    parts = [
+        (codes.view(torch.int16), scales, slice(end - len(codes), end))
+        for (codes, scales), end in zip(pages, ends, strict=True)
+    ]
+    for words, scales, here in parts:
+        _sum_pages[len(words), heads, 2](words, scales, sums[here], squares[here], **how)
+    block = {"BLOCK": 128, "HEADS": triton.next_power_of_2(heads)}
+    _centre[heads, 2](sums, squares, count, centres, descales, **shape, **block, num_warps=8)
+    how["CENTRED"] = True
+    for words, scales, here in parts:
+        for kernel, x in ((_unpack_keys, keys), (_unpack_values, values)):
+            rows = x.unflatten(0, (-1, PAGE))[here]
+            kernel[len(words), heads](words, scales, rows, centres, descales, **how)
+    return Centred(keys, values, centres, descales)
+
+
+def _shape(packed: PackedFormat) -> dict[str, int]:
+    return {"KV_HEADS": packed.kv_heads, "DIM": packed.dim, "PLANES": packed.planes}
+
+
+def _how() -> dict[str, int]:
+    return {"ASM": not triton.knobs.runtime.interpret, "num_warps": 4}

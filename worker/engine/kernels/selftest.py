@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from worker.engine.centred import E4M3
 from worker.engine.formats import PackedFormat
 from worker.engine.kernels import decode, reference
 from worker.engine.kernels.plan import Group, Span, Tail, plan
@@ -61,6 +62,19 @@ def packing_error(packed: PackedFormat, shape: Shape, device: torch.device) -> f
     for x, unpacked in ((noise, on_card), (noise.cpu(), on_host)):
         packed.unpack(*_pages(packed, *x), *unpacked)
     return float((on_card.cpu().float() - on_host.float()).norm() / on_host.float().norm())
+
+
+def centring_error(packed: PackedFormat, shape: Shape, device: torch.device) -> float:
+    """The relative error of `PackedFormat.centre` on the card, against the same on the computer."""
+    generator = torch.Generator(device).manual_seed(0)
+    size = 2, _PAGES * PAGE, shape.kv_heads, shape.dim
+    pages = _pages(packed, *torch.randn(size, device=device, generator=generator).bfloat16())
+    meant = []
+    for codes, scales in (pages, [x.cpu() for x in pages]):
+        room = torch.empty(size, dtype=E4M3, device=codes.device)
+        found = packed.centre([(codes, scales)], *room)
+        meant.append(room.float() * found.descales[:, None] + found.centres[:, None])
+    return float((meant[0].cpu() - meant[1]).norm() / meant[1].norm())
 
 
 def _pages(packed: PackedFormat, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
