@@ -78,13 +78,13 @@ class _GrammarBytes:
         return list(text.encode() if isinstance(text, str) else text)
 
 
-def fake_tokenizer() -> PromptTokenizer:
+def fake_tokenizer(stop_ids: Sequence[int] = (_END,)) -> PromptTokenizer:
     """A reversible tokenizer: ids below 256 are bytes."""
 
     def render(messages: list[dict[str, str]]) -> str:
         return "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in messages) + "<|assistant|>"
 
-    return PromptTokenizer(ByteCodec(), render, stop_ids=[_END])
+    return PromptTokenizer(ByteCodec(), render, stop_ids=list(stop_ids))
 
 
 class FakeEngine:
