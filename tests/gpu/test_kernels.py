@@ -91,34 +91,38 @@ def test_unpacking_gives_what_the_reference_gives_from_the_card_and_from_the_hos
     torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="needs a card with FP8"
 )
 def test_pages_become_centred_8_bit_floats_as_the_reference_makes_them(name: Name) -> None:
-    """Also in two groups, and of pages in pinned memory, which are copied before: the same bits."""
-    packed, tokens = packed_format(name, KV_HEADS, DIM), 12 * PAGE
-    shape = Shape(1, KV_HEADS, DIM)
-    card = PackedArena(shape, packed, 12, device=torch.device("cuda"))
-    host = PackedArena(shape, packed, 12, pin_memory=True)
-    card.put(0, 0, *noise(tokens))
-    copy_pages(card, range(12), host, range(12))
-    parts = Stretch(card, 0, 5 * PAGE), Stretch(card, 5 * PAGE, 7 * PAGE)
-    whole, groups, beside, mixed = (
-        next(Pieces(shape, dtype=torch.bfloat16, device=torch.device("cuda"), piece=tokens).centred(spans, 0))
-        for spans in (
-            [Stretch(card, 0, tokens)],
-            parts,
-            [Stretch(host, 0, tokens)],
-            [parts[0], Stretch(host, 5 * PAGE, 7 * PAGE)],
-        )
+    """Piece by piece through two buffers; the same bits from the card, from pinned memory and from both."""
+    packed, pages, each = packed_format(name, KV_HEADS, DIM), 12, 4
+    shape, cuda = Shape(1, KV_HEADS, DIM), torch.device("cuda")
+    card = PackedArena(shape, packed, pages, device=cuda)
+    host = PackedArena(shape, packed, pages, pin_memory=True)
+    means = noise(pages, seed=1)
+    card.put(
+        0, 0, *(x + 3 * m.repeat_interleave(PAGE, 0) for x, m in zip(noise(pages * PAGE), means, strict=True))
     )
-    for other in (groups, beside, mixed):
-        assert all(
-            torch.equal(x.view(torch.uint8), y.view(torch.uint8)) for x, y in zip(whole, other, strict=True)
-        )
-    room = torch.empty(2, tokens, KV_HEADS, DIM, dtype=E4M3)
-    pages = card.codes[0].cpu(), card.scales[0].cpu()
-    want = packed.centre([pages], *room)
-    assert error(whole.centres, want.centres) < 1e-5
-    assert error(whole.descales, want.descales) < 1e-5
-    for got, codes in zip(whole[:2], want[:2], strict=True):
-        assert (got.cpu().view(torch.uint8) == codes.view(torch.uint8)).float().mean() > 0.99
+    copy_pages(card, range(pages), host, range(pages))
+
+    def pieces(*spans: tuple[PackedArena, int, int]) -> list[list[Tensor]]:
+        found = Pieces(shape, dtype=torch.bfloat16, device=cuda, piece=each * PAGE // 2)
+        cut = [Stretch(arena, start * PAGE, (end - start) * PAGE) for arena, start, end in spans]
+        return [[x.clone() for x in piece] for piece in found.centred(cut, 0)]
+
+    whole = pieces((card, 0, 12))
+    for other in (
+        pieces((card, 0, 5), (card, 5, 12)),
+        pieces((host, 0, 12)),
+        pieces((host, 0, 3), (host, 3, 5), (card, 5, 7), (host, 7, 12)),
+    ):
+        for ones, others in zip(whole, other, strict=True):
+            for x, y in zip(ones, others, strict=True):
+                assert torch.equal(x.view(torch.uint8), y.view(torch.uint8))
+    for start, (keys, values, centres, descales) in zip(range(0, pages, each), whole, strict=True):
+        part = card.codes[0, start : start + each].cpu(), card.scales[0, start : start + each].cpu()
+        want = packed.centre([part], *torch.empty(2, each * PAGE, KV_HEADS, DIM, dtype=E4M3))
+        assert error(centres, want.centres) < 1e-5
+        assert error(descales, want.descales) < 1e-5
+        for got, codes in ((keys, want.keys), (values, want.values)):
+            assert (got.cpu().view(torch.uint8) == codes.view(torch.uint8)).float().mean() > 0.99
 
 
 @pytest.mark.parametrize("name", ["exact", "fp8", "int4"])
@@ -159,13 +163,22 @@ def test_a_step_of_several_seats_equals_the_reference(name: Format, rows: int) -
 
 @pytest.mark.parametrize("name", ["exact", "fp8", "int4"])
 @pytest.mark.parametrize("rows", [4, 8])
-def test_queries_as_the_left_operand_give_what_the_reference_gives(name: Format, rows: int) -> None:
-    """Values have a mean, which short sums lose first; one seat hears almost one token only."""
+@pytest.mark.parametrize("loud", [(), (3,), (3, 70)])
+def test_queries_as_the_left_operand_give_what_the_reference_gives(
+    name: Format, rows: int, loud: tuple[int, ...]
+) -> None:
+    """Values have a mean, which short sums lose first; one seat hears almost one token only.
+
+    `loud`: channels that are constant and large, in turns up and down, as some models' are.
+    """
     from worker.engine.kernels import decode
 
     document = noise(64 * PAGE)
     q = torch.randn(rows, HEADS, DIM, device="cuda").bfloat16()
     q[0] = 8 * document[0][777].repeat_interleave(HEADS // KV_HEADS, 0)
+    for number, channel in enumerate(loud):
+        q[..., channel] += 20
+        document[0][..., channel] += 200 * (-1) ** number
     cut = plan([Group([Span(name, PAGE, 40 * PAGE)], [Tail(0, 0)] * rows)], {"exact": 4} | {name: 4})
     work, lengths = on_card(cut.items[name]), torch.zeros(rows, device="cuda", dtype=torch.int32)
     got, want = fresh_parts(cut), fresh_parts(cut)

@@ -13,7 +13,8 @@ from worker.engine.attention import first_right, merge, reference, select
 from worker.engine.decoder import Decoder
 from worker.engine.errors import ModelLoadError, NotFinite
 from worker.engine.kv import PIECE, SMALLEST, ExactArena, Pieces, Shape, Span, cut
-from worker.engine.page import PAGE
+from worker.engine.page import PAGE, whole_pages
+from worker.engine.passes import Seat
 
 SMALL: dict[str, Any] = {
     "vocab_size": 300,
@@ -80,6 +81,23 @@ def test_a_tail_behind_a_shared_prefix_gives_the_logits_of_a_plain_forward(name:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_a_token_written_behind_a_prefix_in_two_places_gets_the_logits_of_a_plain_forward(
+    name: str, ids: list[int]
+) -> None:
+    """Whole pages here and an end there, and a tail."""
+    model, expected = plain_logits(CONFIGS[name], ids)
+    decoder = Decoder(model)
+    pages = whole_pages(500) * PAGE
+    with torch.inference_mode():
+        room, tail = span(decoder).arena, span(decoder)
+        prefix = [Span(room, 0, pages), Span(room, pages + 2 * PAGE, 500 - pages)]
+        decoder.read(ids[:500], [], prefix)
+        decoder.read(ids[500:600], prefix, [tail.part(0, 100)])
+        seat = Seat(ids[600], shared=0, before=prefix, tail=tail, length=100, position=600)
+        assert (decoder.write([seat])[0] - expected[600]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_what_is_kept_without_asking_is_what_reading_keeps(name: str, ids: list[int]) -> None:
     decoder = Decoder(plain_logits(CONFIGS[name], ids)[0])
     with torch.inference_mode():
@@ -93,12 +111,14 @@ def test_what_is_kept_without_asking_is_what_reading_keeps(name: str, ids: list[
         assert torch.equal(asked.flatten(1, 2)[:, :690], kept.flatten(1, 2)[:, :690])
 
 
-def test_a_token_that_is_no_number_is_not_kept_unnoticed(ids: list[int]) -> None:
+@pytest.mark.parametrize("weight", ["embed_tokens", "layers.1.self_attn.k_proj", "layers.1.self_attn.v_proj"])
+def test_a_token_that_is_no_number_is_not_kept_unnoticed(weight: str, ids: list[int]) -> None:
+    """Nor one of which only the last layer's keys, or only its values, are none."""
     model, _ = plain_logits(CONFIGS["llama"], ids)
     decoder = Decoder(model)
-    model.get_input_embeddings().weight.data[ids[0]] = float("nan")  # type: ignore[operator]
+    model.get_parameter(f"model.{weight}.weight").data[0, 0] = float("nan")
     with torch.inference_mode(), pytest.raises(NotFinite):
-        decoder.keep(ids[:256], [], [span(decoder).part(0, 256)])
+        decoder.keep([0, *ids[:255]], [], [span(decoder).part(0, 256)])
 
 
 def test_a_reused_prefix_gives_bit_equal_logits(ids: list[int]) -> None:

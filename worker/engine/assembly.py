@@ -104,6 +104,8 @@ def build(
         arenas = _arenas(decoder, memory, card_bytes)
         if isinstance(arenas.packed, PackedArena) and target.type == "cuda":
             _check_packing(decoder, arenas.packed.format, fp8_attention)
+            if fp8_attention and arenas.host is not None:
+                decoder.stage(arenas.packed.format)
         _see_in_place(decoder, arenas)
         writer = _writer(decoder, arenas, max_active, chunk)
     if target.type == "cuda":
@@ -345,7 +347,7 @@ def _activation_bytes(decoder: Decoder, chunk: int) -> int:
     """What reading a chunk takes beside weights, keys and values; so a model that cannot run fails now.
 
     With what lies idle between tensors in the allocator's blocks. Layers are compiled for whole chunks; other
-    lengths take more for each token. Every way to see a past is gone, so that what it compiles is there.
+    lengths take more for each token. Every way to see an exact past is gone; what it compiles is there then.
     """
     cuda = decoder.device.type == "cuda"
     tokens = chunk if cuda else 16

@@ -195,7 +195,7 @@ class Attention:
         return PAGE, PAGE + (past - PAGE) // self.fp8.least * self.fp8.least
 
     def rough_pieces(self, pieces: Pieces, past: Sequence[Span], layer: int) -> Iterable[Centred]:
-        """Of such tokens."""
+        """Pieces in 8-bit floats of what `rough` named."""
         return self.fp8.pieces(pieces, past, layer) if self.fp8 and past else ()
 
     def split(self, past: Sequence[Span], queries: int) -> tuple[PackedPast | None, list[Span]]:

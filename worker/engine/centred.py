@@ -9,7 +9,7 @@ from torch import Tensor
 
 E4M3 = torch.float8_e4m3fn
 E4M3_TOP = 448.0  #: the largest
-NO_REACH = 1e-30  #: what stands for it where all tokens are the same
+NO_REACH = 1e-30  #: stands for it where nothing is left of any token
 
 
 class Centred(NamedTuple):
@@ -18,7 +18,7 @@ class Centred(NamedTuple):
     keys: Tensor  #: codes (tokens, KV heads, dim), e4m3
     values: Tensor  #: as `keys`
     centres: Tensor  #: (2, KV heads, dim), fp32: each channel's mean
-    descales: Tensor  #: (2, KV heads, dim), fp32: of keys all the same, as the kernel takes one number
+    descales: Tensor  #: (2, KV heads, dim), fp32; for keys one number, as the kernel takes no more
 
 
 def centred(keys: Tensor, values: Tensor) -> Centred:
@@ -32,7 +32,8 @@ def centred(keys: Tensor, values: Tensor) -> Centred:
 def encoded(keys: Tensor, values: Tensor, centres: Tensor, reach: Tensor) -> Centred:
     """About these centres, where `reach` (2, KV heads, dim) bounds what is left of each channel.
 
-    A bound may be loose by some powers of two: e4m3 keeps its precision over 15 of them.
+    A bound may be loose by some powers of two, over 15 of which e4m3 keeps its precision. That of values
+    should be tight: what the kernel returns, a mean over many of them, is rounded to e4m3 too.
     """
     descales = reach.clamp_min(NO_REACH) / E4M3_TOP
     key_codes, value_codes = (

@@ -18,6 +18,7 @@ from worker.engine.page import PAGE
 from worker.engine.passes import PromptCache, Reading, Seat, Writing
 
 if TYPE_CHECKING:
+    from worker.engine.formats import PackedFormat
     from worker.engine.packed_attention import PackedAttention
 
 
@@ -71,8 +72,12 @@ class Decoder:
         """Lengths of a past that a chunk sees in FP8: in steps of every length, in one piece and in two."""
         if (fp8 := self._attention.fp8) is None:
             return []
-        ends = fp8.least, sum(fp8.steps), PIECE + sum(fp8.steps)
+        ends = *fp8.steps, sum(fp8.steps), PIECE + sum(fp8.steps)
         return [PAGE + end for end in ends if end <= self.window]
+
+    def stage(self, format: PackedFormat) -> None:
+        """Take the room through which FP8 attention sees the computer's memory before a read needs it."""
+        self._pieces.stage(format)
 
     def see_in_place(self, packed: PackedAttention | None) -> None:
         """Have few queries see pages of its arena where they stand, or unpack them for all."""

@@ -99,9 +99,9 @@ class PackedFormat(ABC):
             x.copy_(pages.transpose(1, 2).flatten(0, 1))
 
     def centre(self, pages: Sequence[PackedPages], keys: Tensor, values: Tensor) -> Centred:
-        """Straight to 8-bit floats, into `keys` and `values` (n, KV heads, dim), e4m3.
+        """Encode packed pages anew, as 8-bit floats in `keys` and `values` (n, KV heads, dim), e4m3.
 
-        Codes are read twice. How the pages are grouped does not change a bit.
+        Their codes are read twice. How the pages are grouped does not change a bit.
         """
         if keys.is_cuda:
             from worker.engine.kernels import pack
@@ -112,10 +112,11 @@ class PackedFormat(ABC):
         for codes, scales in pages:
             start, position = position, position + len(codes) * PAGE
             self.unpack(codes, scales, *exact[:, start:position])
-        # Neither an element of a token nor a mean is larger than the largest norm, which rotation keeps.
-        reach = 2 * exact.norm(dim=-1).amax(1, keepdim=True).mT.expand(-1, -1, self.dim).clone()
-        reach[0] = reach[0].amax()
-        piece = encoded(exact[0], exact[1], exact.mean(1), reach)
+        centres = exact.mean(1)
+        largest = self._bound(exact, torch.cat([scales for _, scales in pages]))
+        reach = largest[..., None] + centres.abs()
+        reach[0] = 2 * largest[0].max()
+        piece = encoded(exact[0], exact[1], centres, reach)
         return piece._replace(keys=keys.copy_(piece.keys), values=values.copy_(piece.values))
 
     @abstractmethod
@@ -124,6 +125,10 @@ class PackedFormat(ABC):
 
     @abstractmethod
     def _dequantize(self, codes: Tensor, scales: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _bound(self, x: Tensor, scales: Tensor) -> Tensor:
+        """What no element of x (2, tokens, KV heads, dim), unpacked, is larger than: (2, KV heads)."""
 
     def _to_words(self, codes: Tensor) -> Tensor:
         """Codes (..., m) as bytes (..., m * bits / 8)."""
@@ -151,6 +156,9 @@ class Fp8(PackedFormat):
     def _dequantize(self, codes: Tensor, scales: Tensor) -> Tensor:
         return codes.to(torch.uint8).view(E4M3).float() * scales[..., None]
 
+    def _bound(self, x: Tensor, scales: Tensor) -> Tensor:
+        return E4M3_TOP * scales.float().amax((0, 2)).T
+
 
 class Int4(PackedFormat):
     """The odd integers from -15 to 15 times a scale, after a rotation by the Walsh-Hadamard matrix.
@@ -176,6 +184,10 @@ class Int4(PackedFormat):
 
     def _dequantize(self, codes: Tensor, scales: Tensor) -> Tensor:
         return (2 * codes - 15) * scales[..., None] @ walsh(self.dim, codes.device)
+
+    def _bound(self, x: Tensor, scales: Tensor) -> Tensor:
+        norms: Tensor = x.norm(dim=-1)  # rotation keeps them
+        return norms.amax(1)
 
 
 def _inverse(scales: Tensor) -> Tensor:

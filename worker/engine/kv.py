@@ -25,8 +25,9 @@ T = TypeVar("T")
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer, each (1, KV heads, tokens, dim), often views."""
+
 PIECE = 65_536
-"""Most tokens that one attention call sees: longer calls are slower a key, and some kernels are wrong."""
+"""Most tokens that one bf16 call sees: longer calls are slower a key, and some kernels are wrong."""
 SMALLEST = 512
 """Tokens below which a piece is halved no further, where a kernel plans every length anew."""
 
@@ -243,11 +244,11 @@ class Pieces:
         return _ahead(self._plain(part, layer) for part in cuts)
 
     def centred(self, spans: Sequence[Span], layer: int) -> Iterator[Centred]:
-        """As `of`, of packed tokens in 8-bit floats: the more of them fill a buffer.
+        """As `of`, of packed tokens in 8-bit floats: twice as many in a piece.
 
         The first piece begins to fill at once; ask for no other pieces before the last of these is in use.
         """
-        most = self._piece * self._dtype.itemsize
+        most = 2 * self._piece
         pieces = (self._centred(part, layer) for part in _cuts(spans, most, most))
         return _ahead(chain(list(islice(pieces, 1)), pieces))
 
@@ -271,11 +272,15 @@ class Pieces:
             position += tokens
         return format.centre(pages, *buffer.codes(position))
 
-    def _staged(self, pages: PackedPages, format: PackedFormat, position: int) -> PackedPages:
+    def stage(self, format: PackedFormat) -> PackedArena:
+        """Room on the device for what `centred` sees of the computer's memory; taken once."""
         if self._staging is None:
-            room = self._piece * self._dtype.itemsize // PAGE
-            self._staging = PackedArena(replace(self._shape, layers=1), format, room, device=self._device)
-        staged = self._staging.at(0, position, len(pages[0]) * PAGE)
+            one = replace(self._shape, layers=1)
+            self._staging = PackedArena(one, format, 2 * self._piece // PAGE, device=self._device)
+        return self._staging
+
+    def _staged(self, pages: PackedPages, format: PackedFormat, position: int) -> PackedPages:
+        staged = self.stage(format).at(0, position, len(pages[0]) * PAGE)
         for target, source in zip(staged, pages, strict=True):
             target.copy_(source, non_blocking=True)
         return staged

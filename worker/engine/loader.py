@@ -9,9 +9,9 @@ from typing import Literal
 
 from worker.engine.types import Engine, MemoryOptions, Weights
 
-# How often a thread of OpenMP's looks for the next operation before it sleeps. A token of the small model on two
-# cores took 49 ms with the usual 300,000, and ten times that beside a parser; 55 and 170 with these; asleep 72
-# and 220.
+# How often a thread of OpenMP's looks for the next operation before it sleeps. On two cores a token of the
+# small model took 49 ms with the usual 300,000, and beside two busy processes ten times that; 55 and 170 with
+# these; 72 and 220 where threads sleep at once.
 _SPINS = "10000"
 
 

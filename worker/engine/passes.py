@@ -39,7 +39,10 @@ class Pass(Protocol):
 
 
 class Kept(Exception):
-    """What a pass was run for is there; nobody asks for what its last layer would still compute."""
+    """Ends a pass, and is no error: `Decoder.keep` catches it.
+
+    What the pass was run for is kept, and nobody asks for what its last layer would still compute.
+    """
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         """`keys` and `values` (1, KV heads, queries, dim) of the last layer."""

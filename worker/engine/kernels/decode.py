@@ -485,7 +485,8 @@ def _attend_packed_wide(
     probabilities that it has to give to the next product (FlashAttention-3, arXiv:2407.08608, section 3.3).
 
     Between the products the card's other cores are what limits: so scores are taken from the largest of the
-    pages before, which leaves what fp16 tells to 0.3 % where a weight counts, and go two at a time.
+    pages before, and go two at a time in fp16. That is good to 0.3 % of a weight that counts; of a page that
+    rises far above those before it, to half of fp16's last place in its rise: 0.5 % at 2**16, 2 % at 2**64.
     """
     HEADS: tl.constexpr = KV_HEADS * GROUP
     BYTES: tl.constexpr = PLANES // 2  # elements of `codes` are bytes of e4m3, or words of four codes
@@ -519,10 +520,11 @@ def _attend_packed_wide(
             pair = tl.load(scales + (page * KV_HEADS + kv_head) * _PAGE + spot % _PAGE, mask=held, other=0)
             largest = tl.maximum(largest, _high(pair))
         largest = tl.max(largest, 0)
-        # The first page's largest score, near enough.
+        # The first page's largest score.
         at_codes = codes + first.to(tl.int64) * (2 * SIDE) + kv_head * (SIDE // KV_HEADS)
         pair = tl.load(scales + (first.to(tl.int64) * KV_HEADS + kv_head) * _PAGE + token)
-        s = tl.dot(query, tl.trans(_codes(at_codes, token, dims, PLANES, ASM)))
+        k = tl.trans(_codes(at_codes, token, dims, PLANES, ASM))
+        s = tl.dot(rest, k, tl.dot(query, k))
         peak = tl.max(s * (_low(pair) * factor)[None, :], 1)
         total = tl.zeros([N], tl.float32)
         out = tl.zeros([N, DIM], tl.float32)

@@ -13,7 +13,7 @@ from worker.engine.centred import Centred
 from worker.engine.fp8_attention import OUTPUT_SCALE
 
 _BLOCK = 32
-_STEPS = 9  # at once: 131,072 keys are no more
+_STEPS = 9  # of a piece, at most: 131,072 keys, the last of them in shorter steps
 _OUTPUT_SCALE = tl.constexpr(OUTPUT_SCALE)
 
 
@@ -137,14 +137,12 @@ def merge_steps(
     _, heads, tokens, dim = q.shape
     out = torch.empty(1, tokens, heads, dim, device=q.device)
     lse = torch.empty(1, heads, tokens, device=q.device)
-    some = [*parts[:_STEPS], *[parts[0]] * (_STEPS - len(parts))]  # those beyond are not looked at
+    some = [*parts, *[parts[0]] * (_STEPS - len(parts))]  # those beyond are not looked at
     codes, lses = zip(*some, strict=True)
     _merge_steps[triton.cdiv(tokens, _BLOCK), heads](
-        q, codes, lses, min(len(parts), _STEPS), *(found or (out, lse)), piece.centres, piece.descales,
+        q, codes, lses, len(parts), *(found or (out, lse)), piece.centres, piece.descales,
         out, lse, scale, tokens, *q.stride()[1:3], *codes[0].stride()[1:3],
         heads, heads // piece.centres.shape[1], dim, triton.next_power_of_2(dim), _BLOCK, _STEPS,
         found is not None,
     )  # fmt: skip
-    merged = out.transpose(1, 2), lse
-    rest = parts[_STEPS:]
-    return merge_steps(q, rest, piece, scale, merged) if rest else merged
+    return out.transpose(1, 2), lse

@@ -184,18 +184,18 @@ def _unpack_values(
 
 @triton.jit
 def _sum_keys(codes, scales, sums, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr):
-    """Store the sum of a page's tokens, in the format's basis; their largest norm, squared."""
+    """Store the sum of a page's tokens, in the format's basis; a bound of their elements."""
     WORDS: tl.constexpr = DIM // PLANES
     token = tl.arange(0, _PAGE)
     word = tl.arange(0, WORDS)
     words = tl.load(codes + token[:, None] * WORDS + word[None, :])
-    scale = tl.load(scales + token * 2).to(tl.float32)[:, None]
+    scale = tl.load(scales + token * 2).to(tl.float32)
     squares = tl.zeros([_PAGE], tl.float32)
     for plane in tl.static_range(PLANES):
-        x = _numbers(words, plane, PLANES, ASM) * scale
+        x = _numbers(words, plane, PLANES, ASM) * scale[:, None]
         squares += tl.sum(x * x, 1)
         tl.store(sums + plane * WORDS + word, tl.sum(x, 0))
-    return tl.max(squares, 0)
+    return _bound(squares, scale, PLANES)
 
 
 @triton.jit
@@ -205,19 +205,25 @@ def _sum_values(codes, scales, sums, DIM: tl.constexpr, PLANES: tl.constexpr, AS
     dims = tl.arange(0, DIM)
     words = tl.load(codes + token[:, None] + dims[None, :] * TOKENS)
     total = tl.zeros([DIM], tl.float32)
-    squares = tl.zeros([TOKENS], tl.float32)
+    largest = 0.0
     for plane in tl.static_range(PLANES):
-        scale = tl.load(scales + (plane * TOKENS + token) * 2).to(tl.float32)[:, None]
-        x = _numbers(words, plane, PLANES, ASM) * scale
-        squares = tl.maximum(squares, tl.sum(x * x, 1))
+        scale = tl.load(scales + (plane * TOKENS + token) * 2).to(tl.float32)
+        x = _numbers(words, plane, PLANES, ASM) * scale[:, None]
+        largest = tl.maximum(largest, _bound(tl.sum(x * x, 1), scale, PLANES))
         total += tl.sum(x, 0)
     tl.store(sums + dims, total)
-    return tl.max(squares, 0)
+    return largest
 
 
-@triton.jit(do_not_specialize_on_alignment=["squares"])
+@triton.jit
+def _bound(squares, scale, PLANES: tl.constexpr):
+    """Of tokens' elements: in 4 bits their largest norm, which rotation keeps; in 8 their largest code."""
+    return tl.sqrt(tl.max(squares, 0)) if PLANES == 4 else _E4M3_TOP * tl.max(scale, 0)
+
+
+@triton.jit(do_not_specialize_on_alignment=["bounds"])
 def _sum_pages(
-    codes, scales, sums, squares,
+    codes, scales, sums, bounds,
     KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     page = tl.program_id(0).to(tl.int64)
@@ -231,12 +237,12 @@ def _sum_pages(
         largest = _sum_keys(codes, scales, sums, DIM, PLANES, ASM)
     else:
         largest = _sum_values(codes, scales, sums, DIM, PLANES, ASM)
-    tl.store(squares + row, largest)
+    tl.store(bounds + row, largest)
 
 
 @triton.jit(do_not_specialize=["pages"])
 def _centre(
-    sums, squares, pages, centres, descales,
+    sums, bounds, pages, centres, descales,
     KV_HEADS: tl.constexpr, DIM: tl.constexpr, PLANES: tl.constexpr, BLOCK: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
     """Centres and descales from what `_sum_pages` found in all pages; `HEADS` is a power of two."""
@@ -252,15 +258,15 @@ def _centre(
         row = ((page * 2 + side) * KV_HEADS)[:, None]
         held = (page < pages)[:, None]
         total += tl.sum(tl.load(sums + (row + head) * DIM + dims[None, :], mask=held, other=0.0), 0)
-        found = tl.load(squares + row + other[None, :], mask=held & asked[None, :], other=0.0)
+        found = tl.load(bounds + row + other[None, :], mask=held & asked[None, :], other=0.0)
         largest = tl.maximum(largest, tl.max(tl.max(found, 1), 0))
     mean = total / (pages * _PAGE)
     if PLANES == 4:
         mean = tl.sum(mean[:, None] * walsh(dims, DIM).to(tl.float32), 0) * DIM**-0.5
-    reach = tl.maximum(2 * tl.sqrt(largest), _NO_REACH)
+    reach = largest + tl.where(side == 0, largest, tl.abs(mean))  # of keys one number for all
     at = (side * KV_HEADS + head) * DIM + dims
     tl.store(centres + at, mean)
-    tl.store(descales + at, tl.zeros([DIM], tl.float32) + reach / _E4M3_TOP)
+    tl.store(descales + at, tl.maximum(reach, _NO_REACH) / _E4M3_TOP)
 
 
 def pack(packed: PackedFormat, keys: Tensor, values: Tensor, codes: Tensor, scales: Tensor) -> None:
@@ -283,7 +289,7 @@ def centre(packed: PackedFormat, pages: Sequence[PackedPages], keys: Tensor, val
     """As `PackedFormat.centre`; every tensor is contiguous."""
     heads, count = packed.kv_heads, len(keys) // PAGE
     sums = torch.empty(count, 2, heads, packed.dim, device=keys.device)
-    squares = sums.new_empty(sums.shape[:3])
+    bounds = sums.new_empty(sums.shape[:3])
     centres, descales = sums.new_empty(2, *sums.shape[1:])
     shape, how = _shape(packed), _shape(packed) | _how()
     ends = accumulate(len(codes) for codes, _ in pages)
@@ -292,9 +298,9 @@ def centre(packed: PackedFormat, pages: Sequence[PackedPages], keys: Tensor, val
         for (codes, scales), end in zip(pages, ends, strict=True)
     ]
     for words, scales, here in parts:
-        _sum_pages[len(words), heads, 2](words, scales, sums[here], squares[here], **how)
+        _sum_pages[len(words), heads, 2](words, scales, sums[here], bounds[here], **how)
     block = {"BLOCK": 128, "HEADS": triton.next_power_of_2(heads)}
-    _centre[heads, 2](sums, squares, count, centres, descales, **shape, **block, num_warps=8)
+    _centre[heads, 2](sums, bounds, count, centres, descales, **shape, **block, num_warps=8)
     how["CENTRED"] = True
     for words, scales, here in parts:
         for kernel, x in ((_unpack_keys, keys), (_unpack_values, values)):

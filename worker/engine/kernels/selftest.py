@@ -68,7 +68,9 @@ def centring_error(packed: PackedFormat, shape: Shape, device: torch.device) -> 
     """The relative error of `PackedFormat.centre` on the card, against the same on the computer."""
     generator = torch.Generator(device).manual_seed(0)
     size = 2, _PAGES * PAGE, shape.kv_heads, shape.dim
-    pages = _pages(packed, *torch.randn(size, device=device, generator=generator).bfloat16())
+    noise = torch.randn(size, device=device, generator=generator)
+    means, sizes = torch.randn(2, 2, 1, *size[2:], device=device, generator=generator)
+    pages = _pages(packed, *(noise * sizes.abs().clamp_min(0.1) + 3 * means).bfloat16())
     meant = []
     for codes, scales in (pages, [x.cpu() for x in pages]):
         room = torch.empty(size, dtype=E4M3, device=codes.device)
