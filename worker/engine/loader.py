@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 from typing import Literal
 
 from worker.engine.types import Engine, MemoryOptions, Weights
@@ -41,15 +42,27 @@ def load_engine(
 
     # A thread that has computed keeps a team of OpenMP's, and where teams have more threads than there are
     # cores, all sleep as soon as an operation is done. The thread that loads ends; only the engine's is left.
-    with ThreadPoolExecutor(1, "loader") as loader:
-        return loader.submit(
-            assemble,
-            model,
-            cache_dir=cache_dir,
-            revision=revision,
-            device=device,
-            weights=weights,
-            memory=memory or MemoryOptions(),
-            max_active=max_active,
-            fp8_attention=fp8_attention,
-        ).result()
+    loaded: Future[Engine] = Future()
+
+    def load() -> None:
+        try:
+            engine = assemble(
+                model,
+                cache_dir=cache_dir,
+                revision=revision,
+                device=device,
+                weights=weights,
+                memory=memory or MemoryOptions(),
+                max_active=max_active,
+                fp8_attention=fp8_attention,
+            )
+        except BaseException as exc:
+            loaded.set_exception(exc)
+        else:
+            loaded.set_result(engine)
+
+    thread = Thread(target=load, name="loader", daemon=True)  # whoever gives up waiting may leave
+    thread.start()
+    engine = loaded.result()
+    thread.join()
+    return engine
