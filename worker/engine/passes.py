@@ -101,8 +101,8 @@ class Writing:
 
     def __init__(self, attention: Attention, pieces: Pieces, seats: Sequence[Seat]) -> None:
         self._attention, self._pieces, self._seats = attention, pieces, seats
-        rows = groupby(range(len(seats)), lambda row: seats[row].shared)
-        self._groups = [(group, _parts(seats[group[0]].before)) for group in (list(each) for _, each in rows)]
+        groups = [list(rows) for _, rows in groupby(range(len(seats)), lambda row: seats[row].shared)]
+        self._groups = [(rows, _parts(seats[rows[0]].before)) for rows in groups]
         self._layer = 0
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
