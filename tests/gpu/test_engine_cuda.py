@@ -107,6 +107,14 @@ def test_no_read_in_fp8_waits_for_a_compiler(model: Any) -> None:
         assert counters["stats"]["unique_graphs"] == compiled
 
 
+def test_no_length_of_a_document_waits_for_a_compiler(model: Any) -> None:
+    with engine_of(model, "exact") as engine:
+        compiled = counters["stats"]["unique_graphs"]
+        for tokens in (300, 5_000, CHUNK + 1, CHUNK + 300, 3 * CHUNK):
+            answer(engine.submit(ask(engine, document(tokens, seed=tokens))))
+        assert counters["stats"]["unique_graphs"] == compiled
+
+
 def test_chunks_are_as_close_to_one_pass_as_two_kernels_are_to_each_other(model: Any) -> None:
     ids, decoder = document(4_096), Decoder(model)
     arena = ExactArena(decoder.shape, 2 * 4_096 // PAGE, device=decoder.device, dtype=decoder.dtype)
@@ -118,7 +126,7 @@ def test_chunks_are_as_close_to_one_pass_as_two_kernels_are_to_each_other(model:
             chunked = decoder.read(ids[start:end], cut([again], 0, start), cut([again], start, end))
         model.set_attn_implementation("sdpa")
         for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
-            with sdpa_kernel(backend):
+            with sdpa_kernel(backend), torch.compiler.set_stance("force_eager"):
                 logits = model(torch.tensor([ids], device="cuda"), use_cache=False, logits_to_keep=1).logits
             plain.append(logits[0, -1].float())
         model.set_attn_implementation(NAME)

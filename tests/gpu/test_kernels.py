@@ -169,10 +169,12 @@ def test_queries_as_the_left_operand_give_what_the_reference_gives(
 ) -> None:
     """Values have a mean, which short sums lose first; one seat hears almost one token only.
 
-    `loud`: channels that are constant and large, in turns up and down, as some models' are.
+    `loud`: channels that are constant and large, in turns up and down, as some models' are. FP8 cores keep
+    some 14 bits of a score, which reaches 350 there; packing itself changes those outputs by 12 % and more.
     """
     from worker.engine.kernels import decode
 
+    most = 0.1 if loud and name != "exact" else 1e-2
     document = noise(64 * PAGE)
     q = torch.randn(rows, HEADS, DIM, device="cuda").bfloat16()
     q[0] = 8 * document[0][777].repeat_interleave(HEADS // KV_HEADS, 0)
@@ -194,6 +196,26 @@ def test_queries_as_the_left_operand_give_what_the_reference_gives(
         read = packed, q, codes, scales, *work
         decode.attend_packed(*read, *got, SCALE, rows, launch)
         reference.attend_packed(*read, *want, SCALE)
+    assert error(got[0], want[0]) < most
+    assert error(got[1], want[1]) < 1e-2
+
+
+@NAMES
+def test_the_loudest_page_may_be_the_last_of_many(name: Name) -> None:
+    from worker.engine.kernels import decode
+
+    keys, values = noise(70 * PAGE)
+    values[-PAGE:] *= 100
+    q = torch.randn(8, HEADS, DIM, device="cuda").bfloat16()
+    cut = plan([Group([Span(name, 0, 70 * PAGE)], [Tail(0, 0)] * 8)], {"exact": 4} | {name: 1})
+    launch = decode.Launch(per_sm=2, block=1, stages=2, warps=4, wide=True)
+    packed = packed_format(name, KV_HEADS, DIM)
+    codes, scales = pages(name, 70 * PAGE)
+    packed.pack(keys, values, codes, scales)
+    read = packed, q, codes, scales, *on_card(cut.items[name])
+    got, want = fresh_parts(cut), fresh_parts(cut)
+    decode.attend_packed(*read, *got, SCALE, 8, launch)
+    reference.attend_packed(*read, *want, SCALE)
     assert error(got[0], want[0]) < 1e-2
     assert error(got[1], want[1]) < 1e-2
 
@@ -238,6 +260,19 @@ def test_a_step_in_a_graph_follows_the_tails_as_they_grow() -> None:
         want = torch.einsum("kgn,nkd->kgd", weights, values[seen].double()).flatten(0, 1)
         assert torch.equal(keys[PAGE + length - 1], k[0])
         assert error(out[0], want) < 1e-2
+
+
+def test_tokens_are_appended_from_within_wider_rows() -> None:
+    from worker.engine.kernels import decode
+
+    rows = torch.randn(3, 5, KV_HEADS, DIM, device="cuda").bfloat16()
+    keys, values = torch.zeros(2, 9, KV_HEADS, DIM, device="cuda", dtype=torch.bfloat16).unbind()
+    slots = torch.tensor([4, -1, 2], device="cuda")
+    decode.append(rows[:, 1], rows[:, 3], slots, keys, values)
+    want = torch.zeros_like(keys), torch.zeros_like(values)
+    reference.append(rows[:, 1], rows[:, 3], slots, *want)
+    assert torch.equal(keys, want[0])
+    assert torch.equal(values, want[1])
 
 
 def test_a_seat_without_parts_gets_zeros() -> None:

@@ -274,7 +274,7 @@ class _State:
         layer, exact = self._layer, self._exact
         self._layer += 1
         q, keys, values = query.squeeze(2).contiguous(), exact.keys[layer], exact.values[layer]
-        decode.append(key.squeeze(2).contiguous(), value.squeeze(2).contiguous(), self._slots, keys, values)
+        decode.append(key.squeeze(2), value.squeeze(2), self._slots, keys, values)
         here = torch.cuda.current_stream()
         self._beside.wait_stream(here)
         with torch.cuda.stream(self._beside):  # little work each, and much latency

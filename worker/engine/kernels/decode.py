@@ -32,6 +32,8 @@ from worker.engine.page import PAGE
 
 _PAGE = tl.constexpr(PAGE)
 _COLUMNS = tl.constexpr(COLUMNS)
+_AT_ONCE = tl.constexpr(64)  # pages whose scales are loaded together, lest each wait for the one before
+_MERGED_AT_ONCE = 128  # parts: more than a document on an H200 has for a seat
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _LN_2 = tl.constexpr(0.6931471805599453)
 FP8_LIFT = tl.constexpr(2.0**120)
@@ -512,9 +514,9 @@ def _attend_packed_wide(
         query, rest = _halves(query * (256 / size), ASM)
         factor = size * (scale * _LOG2_E * UNIT / 256)
         # The values' largest scale: probabilities times 256 and their share of it use all of e4m3.
-        largest = tl.full([4 * _PAGE], 2.0**-60, tl.float32)
-        spot = tl.arange(0, 4 * _PAGE)
-        for number in range(0, pages, 4):
+        largest = tl.full([_AT_ONCE * _PAGE], 2.0**-60, tl.float32)
+        spot = tl.arange(0, _AT_ONCE * _PAGE)
+        for number in range(0, pages, _AT_ONCE):
             held = number + spot // _PAGE < pages
             page = (first + number + spot // _PAGE).to(tl.int64)
             pair = tl.load(scales + (page * KV_HEADS + kv_head) * _PAGE + spot % _PAGE, mask=held, other=0)
@@ -584,13 +586,13 @@ def _merge(
 
 
 @triton.jit(do_not_specialize_on_alignment=["k", "v", "slots"])
-def _append(k, v, slots, keys, values, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+def _append(k, v, k_stride, v_stride, slots, keys, values, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     seat = tl.program_id(0)
     slot = tl.load(slots + seat).to(tl.int64)
     at = tl.arange(0, BLOCK)
     held = (at < SIZE) & (slot >= 0)
-    tl.store(keys + slot * SIZE + at, tl.load(k + seat * SIZE + at, mask=held), mask=held)
-    tl.store(values + slot * SIZE + at, tl.load(v + seat * SIZE + at, mask=held), mask=held)
+    tl.store(keys + slot * SIZE + at, tl.load(k + seat * k_stride + at, mask=held), mask=held)
+    tl.store(values + slot * SIZE + at, tl.load(v + seat * v_stride + at, mask=held), mask=held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -739,13 +741,18 @@ def merge(
     piece = min(32, dim)
     _merge[seats, heads, dim // piece](
         parts, parts_lse, part_counts, out, out_lse, most,
-        HEADS=heads, DIM=dim, SLICE=piece, BLOCK=64, num_warps=4,
+        HEADS=heads, DIM=dim, SLICE=piece, BLOCK=_MERGED_AT_ONCE, num_warps=4,
     )  # fmt: skip
 
 
 def append(k: Tensor, v: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-    """Write each seat's k, v (seats, KV heads, dim) to its row of the exact arena, unless that is below 0."""
-    size = k[0].numel()
-    _append[k.shape[0],](
-        k, v, slots, keys, values, SIZE=size, BLOCK=triton.next_power_of_2(size), num_warps=4
-    )
+    """Write each seat's k, v (seats, KV heads, dim) to its row of the exact arena, unless that is below 0.
+
+    They may be parts of wider rows.
+    """
+    seats, heads, dim = k.shape
+    k, v = (x if x.stride()[1:] == (dim, 1) else x.contiguous() for x in (k, v))
+    _append[seats,](
+        k, v, k.stride(0), v.stride(0), slots, keys, values,
+        SIZE=heads * dim, BLOCK=triton.next_power_of_2(heads * dim), num_warps=4,
+    )  # fmt: skip
