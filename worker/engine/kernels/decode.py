@@ -482,9 +482,10 @@ def _attend_packed_wide(
     """`_attend_packed` with queries as the left operand, a page at a time, on the FP8 tensor cores.
 
     Codes go there as they are, queries and probabilities as two e4m3 each. Those cores keep some 14 bits of a
-    sum, so a page is summed there and pages in fp32. Dims of keys and tokens of values are taken in the order
-    of their codes, and queries follow suit. Keys are taken in an order that leaves each thread with those
-    probabilities that it has to give to the next product (FlashAttention-3, arXiv:2407.08608, section 3.3).
+    sum, so a page is summed there and pages in fp32; a score is as good as 14 bits of its largest term.
+    Dims of keys and tokens of values are taken in the order of their codes, and queries follow suit. Keys are
+    taken in an order that leaves each thread with those probabilities that it has to give to the next product
+    (FlashAttention-3, arXiv:2407.08608, section 3.3).
 
     Between the products the card's other cores are what limits: so scores are taken from the largest of the
     pages before, and go two at a time in fp16. That is good to 0.3 % of a weight that counts; of a page that
