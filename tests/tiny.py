@@ -65,10 +65,12 @@ class Tiny:
         disk: Path | None = None,
         permits: Permits | None = None,
         poisoned: int | None = None,
+        loud: float = 0.0,
     ) -> None:
         """An engine with room for `tokens` exact ones.
 
-        `permits`: how many passes may be taken. `poisoned`: a token that makes what follows NaN.
+        `permits`: how many passes may be taken. `poisoned`: a token that makes what follows NaN. `loud`: a
+        number that stands in one channel of all keys besides, which softmax does not see.
         """
         self.passes: list[int] = []
         self.states: list[torch.Tensor] = []
@@ -78,6 +80,11 @@ class Tiny:
         if poisoned is not None:
             with torch.no_grad():
                 model.get_input_embeddings().weight[poisoned] = float("nan")
+        with torch.no_grad():
+            for layer in model.get_decoder().layers:
+                layer.self_attn.k_proj.bias[DIM - 5 :: DIM] += (
+                    loud  # the second half of a head does not rotate
+                )
         model.register_forward_pre_hook(self._asked, with_kwargs=True)
         model.get_decoder().layers[-1].register_forward_pre_hook(self._reached)
         model.register_forward_hook(self._said)

@@ -201,6 +201,26 @@ def test_a_graph_writes_what_the_model_writes_without_one(model: Any, format: Fo
         assert max(error(*rows) for rows in zip(fewer, want[1:3], strict=True)) < 0.03
 
 
+def test_a_graph_does_not_tell_of_what_is_left_out_of_all_keys(model: Any) -> None:
+    from worker.engine.step import GraphWriter
+
+    written = []
+    with torch.inference_mode():
+        for loud in (0.0, 8.0):
+            decoder = Decoder(model)
+            shape = decoder.shape
+            decoder.offsets = torch.zeros(
+                shape.layers, shape.kv_heads, shape.dim, device=decoder.device, dtype=decoder.dtype
+            )
+            decoder.offsets[..., 100] = loud
+            desk = Desk(decoder, arenas(decoder, "exact", 300))
+            seats = [desk.seat(document(9_000), 40), desk.seat([], 12)]
+            graph = GraphWriter(decoder, desk.arenas, 2)
+            graph.warm_up()
+            written.append(graph.write(seats).logits.clone())
+    assert max(error(*rows) for rows in zip(*written, strict=True)) < 0.03
+
+
 @pytest.mark.parametrize("format", ["fp8", "int4"])
 def test_a_question_sees_packed_pages_in_place_as_it_would_see_them_unpacked(
     model: Any, format: Format

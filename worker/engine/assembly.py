@@ -29,6 +29,7 @@ from worker.engine.kv import ExactArena, PackedArena, Span, cut
 from worker.engine.local import LocalEngine
 from worker.engine.memory import allocate, bytes_per_token
 from worker.engine.nf4 import NF4Linear, adopt
+from worker.engine.offsets import fingerprint
 from worker.engine.page import PAGE
 from worker.engine.pool import Arenas, PagePool
 from worker.engine.snapshots import Identity, SnapshotStore
@@ -93,6 +94,7 @@ def build(
     if fp8_attention and target.type != "cuda":
         raise ModelLoadError("FP8 attention needs a Hopper card; read exactly.")
     with torch.inference_mode():
+        decoder.find_offsets()
         if target.type == "cuda":
             compile_layers(model, {(1, chunk)} | {(seats, 1) for seats in widths(max_active)})
             decoder.warm_up(chunk, fp8=fp8_attention)
@@ -184,6 +186,7 @@ def _snapshots(
 ) -> SnapshotStore | None:
     if memory.disk_folder is None or not memory.disk_bytes:
         return None
+    keys = "" if decoder.offsets is None else f" less {fingerprint(decoder.offsets)}"
     identity = Identity(
         model=card.name,
         revision=card.revision,
@@ -191,7 +194,7 @@ def _snapshots(
         template="1",
         kv_format=card.kv_format,
         kv_version=1,
-        dtype=f"{decoder.dtype} {card.weights} {_name(decoder.device)}{' centred fp8' * fp8_attention}",
+        dtype=f"{decoder.dtype} {card.weights} {_name(decoder.device)}{' centred fp8' * fp8_attention}{keys}",
         layers=decoder.shape.layers,
         kv_heads=decoder.shape.kv_heads,
         dim=decoder.shape.dim,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.engine import attention, passes
+from worker.engine import offsets as key_offsets
 from worker.engine.errors import ModelLoadError, NotFinite
 from worker.engine.kv import PIECE, Pieces, Shape, Span
 from worker.engine.page import PAGE
-from worker.engine.passes import PromptCache, Reading, Seat, Writing
+from worker.engine.passes import Pass, PromptCache, Reading, Seat, Writing
 
 if TYPE_CHECKING:
     from worker.engine.formats import PackedFormat
@@ -48,6 +50,7 @@ class Decoder:
             config.num_key_value_heads,
             getattr(config, "head_dim", None) or config.hidden_size // self.heads,
         )
+        self.offsets: Tensor | None = None  #: (layers, KV heads, dim); what is left out of all keys
         self._pieces = Pieces(self.shape, device=self.device, dtype=self.dtype)
         self._attention = attention.select(
             self.device, self.dtype, self.heads, self.shape.kv_heads, self.shape.dim
@@ -66,6 +69,20 @@ class Decoder:
                 self._attention, fp8=fp8_attention.select(shape, self.device), fp8_queries=chunk
             )
         self._attention.warm_up(chunk, self.heads, self._pieces.buffer())
+
+    def find_offsets(self) -> None:
+        """Find what the model's keys have in common at any place of its window, and leave it out from now on.
+
+        The text is a little of everything: its tokens are as far apart in the vocabulary as in the window.
+        """
+
+        def spread(end: int) -> Tensor:
+            return torch.linspace(0, end - 1, key_offsets.TOKENS, device=self.device).long()[None]
+
+        listening = key_offsets.Listening(Reading(self._attention, self._pieces, [], []))
+        with passes.running(listening):
+            self.logits(spread(self.vocabulary), spread(self.window))
+        self.offsets = listening.offsets
 
     @property
     def rough_pasts(self) -> list[int]:
@@ -88,7 +105,7 @@ class Decoder:
 
         Returns the last token's logits, (vocabulary,) in fp32. Raises `NotFinite`.
         """
-        with passes.running(Reading(self._attention, self._pieces, past, new)):
+        with self.running(Reading(self._attention, self._pieces, past, new)):
             return finite(self._chunk(ids, past))[0]
 
     def keep(self, ids: Ids, past: Sequence[Span], new: Sequence[Span]) -> None:
@@ -98,7 +115,7 @@ class Decoder:
         """
         reading = Reading(self._attention, self._pieces, past, new, last=self.shape.layers - 1)
         try:
-            with passes.running(reading):
+            with self.running(reading):
                 self._chunk(ids, past)
         except passes.Kept as kept:
             finite(kept.keys)
@@ -114,8 +131,14 @@ class Decoder:
         """The logits, (seats, vocabulary) in fp32, that follow each seat's token. They may not be finite."""
         tokens = torch.tensor([[seat.token] for seat in seats], device=self.device)
         positions = torch.tensor([[seat.position] for seat in seats], device=self.device)
-        with passes.running(Writing(self._attention, self._pieces, seats)):
+        with self.running(Writing(self._attention, self._pieces, seats)):
             return self.logits(tokens, positions)
+
+    def running(self, current: Pass) -> AbstractContextManager[None]:
+        """The model's layers ask `current`."""
+        if self.offsets is not None:
+            current = key_offsets.Offset(current, self.offsets)
+        return passes.running(current)
 
     def logits(self, ids: Tensor, positions: Tensor) -> Tensor:
         """(sequences, vocabulary) in fp32 for ids and positions (sequences, tokens), in a running pass."""

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worker.engine import passes
 from worker.engine.decoder import Decoder
 from worker.engine.formats import PackedFormat
 from worker.engine.kernels import decode
@@ -246,7 +245,7 @@ class _State:
         lengths, capacities = self._lengths[here], self._capacities[here]
         torch.add(self._starts[here], torch.minimum(lengths, capacities - 1), out=self._slots[here])
         self._tail_lengths[here].copy_(torch.minimum(lengths + 1, capacities))
-        with passes.running(self):
+        with self._decoder.running(self):
             logits = self._decoder.logits(self._tokens[here, None], self._positions[here, None])
         self._logits[here].copy_(logits)
         likeliest = logits.argmax(-1)
