@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections import Counter
 from typing import NamedTuple
 
 import charset_normalizer
@@ -27,6 +28,11 @@ _ON_THE_WEB = {
 _TO_JAPANESE = re.compile(rb"\x1b\$[@B]")
 #: In a text that is UTF-8 but for some broken characters, at least so many others stand beside one of them.
 _WHOLE = 4
+#: Letters of Turkish that are others in code page 1252, and letters that Turkish does not have.
+_TURKISH, _DOTLESS = "ğışĞİŞ".encode("cp1254"), "ı".encode("cp1254")[0]
+_FOREIGN = bytes({*range(0xC0, 0x100)}.difference(_TURKISH, "çöüâîûÇÖÜÂÎÛ".encode("cp1254")))
+#: Bytes by which Turkish is recognised.
+_SAMPLE = 1 << 20
 
 
 class Decoded(NamedTuple):
@@ -70,6 +76,8 @@ def is_text(head: bytes) -> bool:
 
 def _guess(data: bytes) -> Decoded:
     text = _nearly_utf8(data)
+    if not text and _is_turkish(data[:_SAMPLE]):
+        return Decoded(data.decode("cp1254", errors="replace"), _read_as("cp1254"))
     guesses = None if text else charset_normalizer.from_bytes(data)
     best = guesses and guesses.best()
     if not guesses or not best:
@@ -80,7 +88,19 @@ def _guess(data: bytes) -> Decoded:
         alike = (other.chaos, other.coherence) == (best.chaos, best.coherence)
         if alike and other.encoding == "cp1252" and language(str(other)):
             best = other
-    return Decoded(str(best), f"The file does not state its encoding truly; it was read as {best.encoding}.")
+    return Decoded(str(best), _read_as(best.encoding))
+
+
+def _read_as(encoding: str) -> str:
+    return f"The file does not state its encoding truly; it was read as {encoding}."
+
+
+def _is_turkish(data: bytes) -> bool:
+    """Whether bytes are Turkish in code page 1254: often "ı", elsewhere "ý", and hardly an "á" or "ó"."""
+    counts = Counter(data)
+    own, foreign = (sum(counts[letter] for letter in letters) for letters in (_TURKISH, _FOREIGN))
+    dotless = counts[_DOTLESS]
+    return 4 * foreign <= own <= 4 * dotless and own > dotless
 
 
 def _nearly_utf8(data: bytes) -> str | None:

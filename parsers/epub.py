@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import urllib.parse
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from parsers.package import Package
 from parsers.reading import Reading
 from parsers.sections import Block, sections
 
-PARSER = "epub/2"
+PARSER = "epub/3"
 
 _CONTAINER = "META-INF/container.xml"
 _METADATA = {"creator": "author", "publisher": "publisher", "date": "created", "subject": "subject"}
@@ -33,21 +34,30 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
         book = package.xml(name) if name else None
         if book is None:
             raise Damaged("The EPUB has no list of its chapters. Save a new copy and send that.")
-        chapters = [*_chapters(book, posixpath.dirname(name))]
+        chapters = [*dict.fromkeys(_chapters(book, posixpath.dirname(name)))]
         if not _locked(package).isdisjoint(chapters):
             raise Unsupported("The book is protected against copying, and is not read. Send a free copy.")
-        missing = []
+        members = archive.namelist()
+        found = {_plain(member): member for member in members} | {member: member for member in members}
+        missing: list[str] = []
+        warnings: dict[str, None] = {}  # each once
+        left_out: Counter[str] = Counter()
 
         def blocks() -> Iterator[Block]:
             for chapter in chapters:
-                data = read_member(archive, chapter, max_bytes=limits.max_part_bytes)
+                name = found.get(chapter) or found.get(_plain(chapter), chapter)
+                data = read_member(archive, name, max_bytes=limits.max_part_bytes)
                 if data is None:
                     missing.append(chapter)
                     continue
                 with suppress(Empty):
-                    yield from html.parse(data).blocks()
+                    page = html.parse(data)
+                    warnings.update(dict.fromkeys(page.warnings))
+                    left_out.update(page.left_out)
+                    yield from page.blocks()
 
         pages = sections(blocks())
+    lost = [f"Not in the file, though in its order: {', '.join(missing)}."] if missing else []
     return Reading(
         parser=PARSER,
         raw_pages=pages,
@@ -55,7 +65,7 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
         paged=False,
         title=book.findtext(".//{http://purl.org/dc/elements/1.1/}title"),
         metadata=_metadata(book),
-        warnings=[f"Not in the file, though in its order: {', '.join(missing)}."] if missing else [],
+        warnings=[*warnings, *html.told(left_out), *lost],
     )
 
 
@@ -67,12 +77,17 @@ def _locked(package: Package) -> set[str]:
 
 
 def _chapters(book: Any, folder: str) -> Iterator[str]:
-    """Names of the chapters in reading order."""
+    """Names of the chapters in reading order; of one that is not in the list of files, what it is called."""
     items = {item.get("id"): item for item in book.iterfind("{*}manifest/{*}item")}
     for reference in book.iterfind("{*}spine/{*}itemref"):
         item = items.get(reference.get("idref"))
-        if item is not None and "nav" not in item.get("properties", "").split():
-            yield posixpath.normpath(posixpath.join(folder, urllib.parse.unquote(item.get("href", ""))))
+        path = reference.get("idref", "") if item is None else item.get("href", "").partition("#")[0]
+        yield posixpath.normpath(posixpath.join(folder, urllib.parse.unquote(path)))
+
+
+def _plain(name: str) -> str:
+    """A member's name in the form by which one is found that is written otherwise in the list of chapters."""
+    return urllib.parse.unquote(name).casefold()
 
 
 def _metadata(book: Any) -> dict[str, str]:

@@ -8,6 +8,9 @@ from typing import Any
 
 from parsers.attributes import get
 
+#: What follows is raised, in text that `powers` is to see.
+RAISED = "\x1f"
+_POWER = re.compile("(?<=[0-9])\x1f(?=[-−]?[0-9])")
 #: Needs no brackets: a word or a number, or one sign.
 _SINGLE = re.compile(r"[\w.]*|.")
 
@@ -42,6 +45,11 @@ def linear(element: Any, text: Callable[[Any], str]) -> str | None:
         case "sSub" | "sSup" | "sSubSup":
             line = part("e") + _script("_", part("sub")) + _script("^", part("sup"))
     return line
+
+
+def powers(text: str) -> str:
+    """Text in which a number raised behind a number is a power: 10^6, not 106."""
+    return _POWER.sub("^", text).replace(RAISED, "")
 
 
 def _grouped(text: str) -> str:

@@ -8,6 +8,7 @@ scripts and hidden elements are left out here, and a warning counts the words.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from parsers.numbering import FORMATS, spell
 from parsers.reading import Reading
 from parsers.sections import Block, sections
 
-PARSER = "html/3"
+PARSER = "html/4"
 
 _CHARSET = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?\s*([\w.:-]+)", re.I)
 _DECLARED_WITHIN = 4096
@@ -68,7 +69,7 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
         paged=False,
         title=page.title,
         metadata=page.metadata,
-        warnings=page.warnings,
+        warnings=[*page.warnings, *told(page.left_out)],
     )
 
 
@@ -80,6 +81,8 @@ class Html:
     title: str | None
     metadata: dict[str, str]
     warnings: list[str] = field(default_factory=list)
+    #: Words left out, by what they are.
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def blocks(self) -> Iterator[Block]:
         """Paragraphs, list items, tables and headings in reading order."""
@@ -97,9 +100,13 @@ def parse(data: bytes) -> Html:
     named = [element for element in root.xpath(_NAMED) if _navigates(element)]
     _keep_powers(root)
     for name, elements in (("navigation", [*root.xpath(_NAVIGATION), *named]), ("hidden text", hidden)):
-        if words := _drop(elements):
-            page.warnings.append(f"{words:,} words of {name} were left out.")
+        page.left_out[name] = _drop(elements)
     return page
+
+
+def told(left_out: Counter[str]) -> list[str]:
+    """Sentences for the reader on the words left out."""
+    return [f"{words:,} words of {name} were left out." for name, words in left_out.items() if words]
 
 
 def _keep_powers(root: Any) -> None:
@@ -150,10 +157,11 @@ def _drop(elements: list[Any]) -> int:
     """Take elements out of the tree, but not the text behind them. Returns the number of words in them."""
     words = 0
     for element in elements:
+        if element.getparent() is None:  # it is gone already
+            continue
         if isinstance(element.tag, str):
             words += len("".join(element.itertext()).split())
-        if element.getparent() is not None:
-            element.drop_tree()
+        element.drop_tree()
     return words
 
 

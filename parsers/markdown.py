@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+#: A table with a longer cell is a layout of text.
+LONG_CELL = 1500
 _TABLE = re.compile(r"^\|.*\|\n\|(?: ?:?-+:? ?\|)+(?:\n\|.*\|)*$", re.MULTILINE)
 _CELL_END = re.compile(r"(?<!\\)\|")
 _BLANKS = re.compile(r"\s+")

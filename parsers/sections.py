@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from parsers.reading import Mark, RawPage
 
 #: Characters of a section: about one printed page.
 SIZE = 3000
+_NUMBERS = re.compile(r"[\W\d_]|\b(?:page|seite|of|von|de|sur)\b", re.I)
 
 
 class Block(NamedTuple):
@@ -26,6 +28,16 @@ class Block(NamedTuple):
     @property
     def begins(self) -> bool:
         return 0 < self.level <= 2
+
+
+def running(texts: Iterable[str]) -> Iterator[str]:
+    """Of headers or footers, each once, without those that only number the pages."""
+    seen = set()
+    for text in texts:
+        key = _NUMBERS.sub("", text).strip()
+        if key and key not in seen:
+            seen.add(key)
+            yield text
 
 
 def sections(blocks: Iterable[Block]) -> list[RawPage]:

@@ -11,7 +11,7 @@ from parsers.limits import Limits
 from parsers.reading import Mark, RawPage, Reading
 from parsers.sections import SIZE, Block, cut, sections
 
-PARSER = "text/3"
+PARSER = "text/4"
 
 #: Headings of Markdown, outside of fenced code.
 _HEADING = re.compile(r"(#{1,6})[ \t]+(.+?)[ \t#]*")

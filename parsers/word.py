@@ -21,14 +21,14 @@ from parsers.attributes import get, is_on, value, whole
 from parsers.document import Change
 from parsers.drawing import chosen, drawn, sign
 from parsers.errors import Damaged, Empty
-from parsers.formula import linear
+from parsers.formula import RAISED, linear, powers
 from parsers.limits import Limits
 from parsers.numbering import Numbering, spell
 from parsers.package import Package
 from parsers.reading import Mark, RawPage, Reading
-from parsers.sections import Block, sections
+from parsers.sections import Block, running, sections
 
-PARSER = "word/5"
+PARSER = "word/6"
 
 # Marks within the text of a block; XML allows none of these characters in a file.
 _SET = "\f"  #: a page break that the author set
@@ -38,10 +38,10 @@ _MARKS = re.compile("[\f\x1d\x1e\v]")
 _BEFORE = "\f\x1d\x1e\v \t\n"  #: what may stand before the first letter of a block
 #: A block that is a heading or holds changes begins here.
 _NOTED = "\x1c"
-#: What follows is raised; kept behind a number, where 10 to the sixth would be 106.
-_RAISED = "\x1f"
-_POWER = re.compile("(?<=[0-9])\x1f(?=[-−]?[0-9])")
-_NUMBERS = re.compile(r"[\W\d_]|\b(?:page|seite|of|von|de|sur)\b", re.I)
+#: Around the code of a field and its result (ECMA-376 part 1, section 17.16.18).
+_BEGIN, _SEPARATE, _END = "\x02", "\x03", "\x04"
+_FIELD = {"begin": _BEGIN, "separate": _SEPARATE, "end": _END}
+_FIELD_MARKS = re.compile("([\x02\x03\x04])")
 _FIRST_LETTER = re.compile(r"\S")
 _SAME_BREAK = re.compile("([\f\x1d\x1e][ \t\n\x1c]*)\v")
 
@@ -54,11 +54,11 @@ _ENOUGH_MARKS = 0.8
 _HEADING = re.compile(r"heading ([1-9])", re.I)
 #: Characters by which a paragraph is found again on its page.
 _FIRST_WORDS = 200
-#: A table with a longer cell is a layout of text.
-_LONG_CELL = 1500
 _PLAIN = {"tab": "\t", "ptab": "\t", "cr": "\n", "noBreakHyphen": "-", "lastRenderedPageBreak": _LAID_OUT}
 _PAGES_OF_HTML = (".htm", ".html", ".xhtml")
 _DELETED = ("del", "moveFrom")
+#: Said of a note whose mark stands in its text and in that of the document: no, so that it is counted.
+_COUNTED = {"", "0", "false", "off"}
 #: Elements that hold properties, field codes, deleted text, phonetic guides: no text of the document.
 _SKIPPED = frozenset({
     "delText", "instrText", "delInstrText", "pPr", "rPr", "tblPr", "tblGrid", "trPr",
@@ -166,11 +166,12 @@ def _properties(package: Package) -> dict[str, str]:
 
 
 class _Styles:
-    """What a paragraph inherits from its style: list and heading level (ECMA-376 part 1, section 17.7)."""
+    """What text inherits from its styles: list, heading level, hiding (ECMA-376 part 1, section 17.7)."""
 
     def __init__(self, root: Any) -> None:
         styles = () if root is None else root.iterfind("{*}style")
         self._styles = {get(style, "styleId"): style for style in styles}
+        self._hiding = frozenset(name for name in self._styles if self._hides(name))
 
     def find(self, paragraph: Any, name: str) -> Any:
         """The property `name` of a paragraph: its own, else that of the nearest style."""
@@ -191,9 +192,24 @@ class _Styles:
         names = (value(source.find("{*}name")) for source in self._sources(paragraph))
         return next((int(found[1]) for name in names if (found := _HEADING.fullmatch(name))), 0)
 
+    def hides(self, run: Any, paragraph: Any) -> bool:
+        """Whether a run of a paragraph is hidden; the styles of both together show it again (17.7.3)."""
+        own = run.find("{*}rPr/{*}vanish")
+        if own is not None or not self._hiding:
+            return is_on(own)
+        names = (value(run.find("{*}rPr/{*}rStyle")), value(paragraph.find("{*}pPr/{*}pStyle")))
+        return len(self._hiding.intersection(names)) == 1
+
+    def _hides(self, name: str) -> bool:
+        found = (style.find("{*}rPr/{*}vanish") for style in self._chain(name))
+        return is_on(next((switch for switch in found if switch is not None), None))
+
     def _sources(self, paragraph: Any) -> Iterator[Any]:
         yield paragraph
-        name = value(paragraph.find("{*}pPr/{*}pStyle"))
+        yield from self._chain(value(paragraph.find("{*}pPr/{*}pStyle")))
+
+    def _chain(self, name: str) -> Iterator[Any]:
+        """A style and those it is based on, nearest first."""
         seen: set[str] = set()
         while name in self._styles and name not in seen:
             seen.add(name)
@@ -224,6 +240,8 @@ class _Walk:
         self._pending: list[Any] = []
         self._endnotes: list[Block] = []
         self._section_marks: list[str] = []
+        self._within: Any = None  # the paragraph that is being read
+        self._hidden: list[str] = []
 
     def document(self, root: Any) -> Iterator[Block]:
         """All blocks of the document, endnotes last."""
@@ -238,16 +256,14 @@ class _Walk:
         yield from self._running(self._footers)
         if self._changes:
             yield Block("", changes=self._taken())
+        if hidden := "".join(self._hidden).split():
+            self.warnings.append(f"{len(hidden):,} words of hidden text were left out.")
 
     def _running(self, parts: list[Any]) -> Iterator[Block]:
-        """Headers or footers, each once, without those that only number the pages."""
-        seen = set()
-        for part in parts:
-            text = "\n".join(block.text for block in self._blocks(part)) if part is not None else ""
-            key = _NUMBERS.sub("", text).strip()
-            if key and key not in seen:
-                seen.add(key)
-                yield Block(_MARKS.sub("", text), changes=self._taken())
+        """Headers or footers, each once."""
+        present = (part for part in parts if part is not None)
+        for text in running("\n".join(block.text for block in self._blocks(part)) for part in present):
+            yield Block(_MARKS.sub("", text), changes=self._taken())
 
     def _taken(self) -> list[Change]:
         """The changes met since this was last called."""
@@ -274,13 +290,22 @@ class _Walk:
             self.warnings.append("The file embeds another document, which was not read.")
             return
         with suppress(Empty):
-            yield from html.parse(data).blocks()
+            page = html.parse(data)
+            self.warnings += [*page.warnings, *html.told(page.left_out)]
+            yield from page.blocks()
 
     def _paragraph(self, paragraph: Any) -> Iterator[Block]:
-        outer, self._pending = self._pending, []
-        text = _POWER.sub("^", "".join(self._inline(paragraph))).replace(_RAISED, "")
-        pending, self._pending = self._pending, outer
-        gone = not text.strip() and paragraph.find("{*}pPr/{*}rPr/{*}del") is not None
+        outer = self._pending, self._within
+        self._pending, self._within = [], paragraph
+        self._hidden += " " if self._hidden else ""
+        text = powers(_without_codes("".join(self._inline(paragraph))))
+        pending, (self._pending, self._within) = self._pending, outer
+        mark = paragraph.find("{*}pPr/{*}rPr")
+        gone = (
+            mark is not None
+            and not text.strip()
+            and (mark.find("{*}del") is not None or is_on(mark.find("{*}vanish")))
+        )
         label = "" if gone else self._label(paragraph)  # an empty paragraph of a list counts, too
         if label and text.strip():
             text = _FIRST_LETTER.sub(lambda letter: f"{label} {letter[0]}", text, count=1)
@@ -312,9 +337,13 @@ class _Walk:
                 yield formula
             elif (written := self._written(name, child)) is not None:
                 yield written
+            elif name == "r" and self._styles.hides(child, self._within):
+                self._hidden += (part.text or "" for part in child.iter("{*}t"))
+                for part in child.iter("{*}lastRenderedPageBreak", "{*}fldChar"):  # they are of the rest, too
+                    yield _PLAIN.get(_name(part)) or _FIELD.get(get(part, "fldCharType"), "")
             else:
                 if name == "r" and value(child.find("{*}rPr/{*}vertAlign")) == "superscript":
-                    yield _RAISED
+                    yield RAISED
                 yield from self._inline(child)
 
     def _written(self, name: str, element: Any) -> str | None:
@@ -324,14 +353,16 @@ class _Walk:
                 return _SET if get(element, "type") == "page" else "\n"
             case "sym":
                 return sign(get(element, "font"), get(element, "char"))
-            case "ffData":
-                return _chosen_in_form(element)
+            case "fldChar":
+                return _chosen_in_form(element) + _FIELD.get(get(element, "fldCharType"), "")
             case "footnoteReference" | "endnoteReference":
-                return self._cite(name.removesuffix("Reference"), get(element, "id"))
+                return self._cite(name.removesuffix("Reference"), element)
             case "commentReference":
                 self._comment(get(element, "id"))
             case "txbxContent":
                 self._pending.append(element)
+            case "textpath":  # WordArt of older files, such as DRAFT across the page
+                self._pending.append(Block(get(element, "string")))
             case "relIds" | "chart":
                 self._pending += map(Block, drawn(self._package, self._main, element))
             case _:
@@ -354,25 +385,26 @@ class _Walk:
             self._pending.append(Block(f"[Comment{f' by {author}' if author else ''}: {text}]"))
 
     def _label(self, paragraph: Any) -> str:
-        properties = self._styles.find(paragraph, "numPr")
-        if properties is None:
-            return ""
-        level = properties.find("{*}ilvl")
-        return self._numbering.label(value(properties.find("{*}numId")), whole(value(level)))
+        number, level = (
+            value(self._styles.find(paragraph, f"numPr/{{*}}{name}")) for name in ("numId", "ilvl")
+        )
+        return self._numbering.label(number, whole(level))
 
-    def _cite(self, kind: str, identity: str) -> str:
-        note = self._notes[kind].pop(identity, None)  # taken out, for a note may cite itself
+    def _cite(self, kind: str, reference: Any) -> str:
+        note = self._notes[kind].pop(get(reference, "id"), None)  # taken out, for a note may cite itself
         if note is None:
             return ""
-        self._cited[kind] += 1
-        number = spell(self._cited[kind], "decimal" if kind == "footnote" else "lowerRoman")
+        mark = ""
+        if get(reference, "customMarkFollows") in _COUNTED:
+            self._cited[kind] += 1
+            mark = f"[{spell(self._cited[kind], 'decimal' if kind == 'footnote' else 'lowerRoman')}]"
         text = "\n".join(block.text for block in self._blocks(note)).strip()
-        (self._pending if kind == "footnote" else self._endnotes).append(Block(f"[{number}] {text}"))
-        return f"[{number}]"
+        (self._pending if kind == "footnote" else self._endnotes).append(Block(f"{mark} {text}".strip()))
+        return mark
 
     def _table(self, table: Any) -> Iterator[Block]:
         rows = [cells for row in _inside(table, "tr") if (cells := self._row(row))]
-        if any(len(text) > _LONG_CELL or markdown.holds_table(text) for row in rows for text in row):
+        if any(len(text) > markdown.LONG_CELL or markdown.holds_table(text) for row in rows for text in row):
             yield from (Block(text, changes=self._taken()) for row in rows for text in row if text)
             return
         for mark, part in _between_pages(rows):
@@ -385,6 +417,9 @@ class _Walk:
         deletion = row.find("{*}trPr/{*}del")
         if deletion is not None:
             self._track(deletion, "deleted", within=row)
+            return []
+        if is_on(row.find("{*}trPr/{*}hidden")):
+            self._hidden += (f" {part.text}" for part in row.iter("{*}t"))
             return []
         cells = [""] * whole(value(row.find("{*}trPr/{*}gridBefore")))
         for cell in _inside(row, "tc"):
@@ -417,6 +452,24 @@ def _between_pages(rows: list[list[str]]) -> Iterator[tuple[str, list[list[str]]
         yield mark, part
 
 
+def _without_codes(text: str) -> str:
+    """The text of a paragraph without the codes of fields, which may hold other fields with results."""
+    if not _FIELD_MARKS.search(text):
+        return text
+    out: list[str] = []
+    codes: list[int | None] = []  # where the code of each open field begins, None where it has ended
+    for piece in _FIELD_MARKS.split(text):
+        if piece == _BEGIN:
+            codes.append(len(out))
+        elif piece not in {_SEPARATE, _END}:
+            out.append(piece)
+        elif codes and (start := codes.pop()) is not None:
+            out[start:] = _MARKS.findall("".join(out[start:]))
+        if piece == _SEPARATE:
+            codes.append(None)
+    return "".join(out)
+
+
 def _content(parent: Any) -> Iterator[Any]:
     """Child elements that hold text; of alternatives, the first that does, and of what was deleted, the marks
     of pages that Word began there."""
@@ -434,11 +487,11 @@ def _content(parent: Any) -> Iterator[Any]:
 
 def _chosen_in_form(field: Any) -> str:
     """What stands for a check box or a list of a form, of which a file keeps the state alone (17.16)."""
-    box, entries = field.find("{*}checkBox"), field.findall("{*}ddList/{*}listEntry")
+    box, entries = field.find("{*}ffData/{*}checkBox"), field.findall("{*}ffData/{*}ddList/{*}listEntry")
     if box is not None:
         state = box.find("{*}checked")
         return "☒" if is_on(box.find("{*}default") if state is None else state) else "☐"
-    place = whole(value(field.find("{*}ddList/{*}result")))
+    place = whole(value(field.find("{*}ffData/{*}ddList/{*}result")))
     return value(entries[place]) if place < len(entries) else ""
 
 

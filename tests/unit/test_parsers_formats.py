@@ -213,6 +213,43 @@ def test_a_chapter_that_is_not_in_the_book_is_told(path: Path) -> None:
     )
 
 
+def test_what_the_chapters_of_a_book_hide_is_left_out_and_told_once(path: Path) -> None:
+    hidden = "<p hidden>one two</p><p style='display: none'>three</p><nav hidden><a href='#x'>Next</a></nav>"
+    document = read(path, book(f"{hidden}<p>b</p>", f"{hidden}<p>a</p>"), "a.epub")
+    assert texts(document) == ["a\n\nb"]
+    assert document.warnings == (
+        "2 words of navigation were left out.",
+        "6 words of hidden text were left out.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("href", "member"),
+    [
+        ("My%20text.xhtml#top", "My text.xhtml"),
+        ("My%20text.xhtml", "My%20text.xhtml"),
+        ("text.xhtml", "Text.xhtml"),
+    ],
+)
+def test_a_chapter_is_found_though_its_name_is_written_otherwise(path: Path, href: str, member: str) -> None:
+    content = {
+        "mimetype": "application/epub+zip",
+        "META-INF/container.xml": '<x><rootfile full-path="b.opf"/></x>',
+        "b.opf": f"<package><manifest><item id='a' href='{href}'/><item id='b' href='{href}'/></manifest>"
+        "<spine><itemref idref='a'/><itemref idref='b'/></spine></package>",
+        member: "<p>Call me Ishmael.",
+    }
+    assert texts(read(path, documents.zip_of(content), "a.epub")) == ["Call me Ishmael."]
+
+
+def test_a_chapter_that_the_list_of_files_does_not_know_is_told(path: Path) -> None:
+    whole = zipfile.ZipFile(io.BytesIO(book("<p>b</p>", "<p>a</p>")))
+    files = {name: whole.read(name).decode().replace('idref="c0"', 'idref="x"') for name in whole.namelist()}
+    assert read(path, documents.zip_of(files), "a.epub").warnings == (
+        "Not in the file, though in its order: OPS/x.",
+    )
+
+
 @pytest.mark.parametrize(("name", "readable"), [("OPS/text/c0.xhtml", False), ("OPS/font.otf", True)])
 def test_a_book_with_locked_chapters_is_refused_and_one_with_locked_fonts_is_not(
     path: Path, name: str, readable: bool
@@ -246,9 +283,9 @@ def test_a_table_in_a_table_of_an_opendocument_text_is_read_once(path: Path) -> 
     [
         (
             rb"Due{\super\chftn}{\footnote {\super\chftn}In {\b advance}.} soon.",
-            "Due [Note: In advance.] soon.",
+            "Due[1] soon.\n\n[1] In advance.",
         ),
-        (rb"Due{\*\atnauthor A}{\*\annotation When?}.", "Due [Comment: When?]."),
+        (rb"Due{\*\atnauthor A}{\*\annotation When?}.", "Due.\n\n[Comment by A: When?]"),
         (rb"{\pntext\f0 1.\tab}Rent", "1.\tRent"),
         (rb"Rent {\deleted\revauthdel1 900}{\deleted0 950}", "Rent 950"),
         (rb"a{\shp{\*\shpinst{\sp{\sn x}{\sv 2}}{\shptxt Box}}{\shprslt Box}}", "a\n\nBox"),
@@ -409,3 +446,83 @@ def test_a_chart_is_its_titles_and_a_table_of_its_values(path: Path) -> None:
     assert text.split("\n\n")[:2] == ["Plan", "Revenue"]
     [table] = read(path, out.getvalue(), "a.pptx").tables
     assert table.rows == (("", "Oslo", "Bergen"), ("2023", "5", "4.4"), ("2024", "7.5", ""))
+
+
+def rich(path: Path, body: bytes) -> Document:
+    return read(path, rb"{\rtf1\ansi\ansicpg1252 " + body + b"}", "a.rtf")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [rb"Rent {\v secret words}is due.\v  no\v0", rb"{\v secret words\par}Rent \v no\plain is due."],
+)
+def test_hidden_text_of_rich_text_is_left_out_and_told(path: Path, body: bytes) -> None:
+    document = rich(path, body)
+    assert texts(document) == ["Rent is due."]
+    assert document.warnings == ("3 words of hidden text were left out.",)
+
+
+def test_headers_and_notes_of_rich_text_stand_where_those_of_word_do(path: Path) -> None:
+    running = rb"{\header ACME Ltd\par}{\headerf ACME Ltd\par}{\footer Page \chpgn\par}{\footerl Draft}"
+    notes = rb"{\*\footnote\chftn Net.}{\footnote\ftnalt\chftn Since 1999.}{\footnote * Own.}"
+    document = rich(path, running + rb"Rent" + notes + rb" is due.\par Next.")
+    assert texts(document) == [
+        "ACME Ltd\n\nRent[1][i] is due.\n\n[1] Net.\n\n* Own.\n\nNext.\n\n[i] Since 1999.\n\nDraft"
+    ]
+
+
+def test_a_table_of_rich_text_is_one_of_markdown(path: Path) -> None:
+    row = rb"\trowd\cellx1\cellx2\pard\intbl %b\cell\pard\intbl one\par %b\cell\row"
+    document = rich(path, rb"Before\par" + row % (b"a", b"b") + row % (b"c", b"d") + rb"\pard After\par")
+    assert document.tables[0].rows == (("a", "one b"), ("c", "one d"))
+    assert document.pages[0].text.startswith("Before\n\n|")
+    assert document.pages[0].text.endswith("|\n\nAfter")
+
+
+def test_a_row_of_rich_text_that_never_ends_is_not_lost(path: Path) -> None:
+    assert texts(rich(path, rb"\pard\intbl a\cell b")) == ["a\nb"]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (rb"\u8364?5 \uc2\u8364\'80\'805 {\uc0\u8364 5}", "€5 €5 €5"),
+        (rb"a\uc1\u-10179?\u-8704?b", "a😀b"),
+        (rb"\uc2\u12477\'83\\b", "ソb"),
+        (rb"{\fonttbl{\f0\fcharset204 A;}{\f1\fcharset0 B;}}\f0 \'cf\'f0\f1 \'e9 {\f0\'cf}\'e9", "Прé Пé"),
+        (rb"{\fonttbl{\f0\fcharset128 A;}}\f0 \'83A\'83" + b"\r\n" + rb"\'5c", "アソ"),
+        (rb"\mac\ansicpg10000 \'8e", "é"),
+        (b"x{\\pict{\\*\\picprop a}\\bin5 }{a}\\}{\\*\\objdata\\bin1 }}y", "xy"),
+        (rb"{\object{\*\objdata 01}{\result shown}}{\upr{a}{\*\ud{\u233?}}}", "showné"),
+        (rb'see {\field{\*\fldinst{HYPERLINK "http://x.y"}}{\fldrslt{\ul here}}}', "see here"),
+        (rb"10{\super 6} m{\super 2}", "10^6 m2"),
+        (rb"{\listtext  \u61623?\tab}dot", "•\tdot"),
+        (rb"{\info{\doccomm made}{\title T}}{\*\pgdsctbl{\header no}}{\stylesheet Normal;}x", "x"),
+        (b"{" * 500 + b"x" + b"}" * 500, "x"),
+    ],
+)  # fmt: skip
+def test_rich_text_is_decoded_as_its_groups_say(path: Path, body: bytes, text: str) -> None:
+    assert texts(rich(path, body)) == [text]
+
+
+def test_rich_text_nested_without_end_is_damaged(path: Path) -> None:
+    with pytest.raises(Damaged, match="too deeply"):
+        rich(path, rb"{\footnote\chftn a" * 3000)
+
+
+def test_rich_text_tells_its_title_and_author(path: Path) -> None:
+    document = rich(path, rb"{\info{\title The Lease}{\author Ann}}x")
+    assert (document.title, document.metadata) == ("The Lease", {"author": "Ann"})
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (rb"a{\mmath{\*\moMathPara{\*\moMath b}}}", "1 formulas"),
+        (rb"a{\b b", "cut short"),
+        (rb"a} more", "What follows"),
+    ],
+)
+def test_rich_text_tells_what_it_does_not_read(path: Path, body: bytes, told: str) -> None:
+    [warning] = rich(path, body).warnings
+    assert told in warning

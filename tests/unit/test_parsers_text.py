@@ -53,6 +53,8 @@ def test_unicode_in_any_form_is_read_without_a_warning(path: Path, encoding: str
         ("shift_jis", "この契約は、賃貸人と賃借人との間で締結されるものとする。\n" * 5),
         ("cp1252", "O locatário não pode sublocar o imóvel, e as partes são obrigadas à manutenção.\n"),
         ("cp1252", "Le preneur s'engage à payer le loyer là où il l'a reçu, dans les trois mois.\n"),
+        ("cp1254", "O gün o da geldi. O da bir şey demedi, o ise ona baktı.\n"),
+        ("cp1254", "Toplantıya katılanlar: Ayşe Yılmaz, Mehmet Öz, Gülşah Işık.\n"),
         ("cp1250", "Najemca jest zobowiązany do zapłaty czynszu. Właściciel może żądać usunięcia szkód.\n"),
     ],
 )
@@ -60,6 +62,18 @@ def test_an_older_encoding_is_guessed_and_told(path: Path, encoding: str, text: 
     document = read(path, text.encode(encoding))
     assert document.pages[0].text == text.strip()
     assert "was read as" in document.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The tenant, Mr. Novotný of the Týn church, pays for the flat.\n",
+        "Leigan skal rindast fyrsta dag í hvørjum mánaði; tað er ásett í lóg. Nýggj leiga.\n",
+        "Leigjandi skal greiða leiguna fyrirfram. Það er óheimilt að framleigja húsnæðið. Þinglýsing.\n",
+    ],
+)
+def test_what_has_letters_at_the_places_of_turkish_ones_is_not_turkish(path: Path, text: str) -> None:
+    assert "cp1254" not in read(path, text.encode("cp1252")).warnings[0]
 
 
 def test_blank_text_is_empty(path: Path) -> None:

@@ -371,11 +371,11 @@ def test_a_page_of_html_that_the_file_takes_in_is_read(path: Path) -> None:
         "</w:body></w:document>",
         "word/_rels/document.xml.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/'
         f'relationships"><Relationship Id="c1" Type="{office}/aFChunk" Target="taken.html"/></Relationships>',
-        "word/taken.html": "<p>The <b>rent</b> is due.</p><table><tr><td>a<td>b<tr><td>c<td>d</table>",
+        "word/taken.html": "<p hidden>x<p>The <b>rent</b> is due.<table><tr><td>a<td>b<tr><td>c<td>d</table>",
     }
     document = read(path, documents.zip_of(files))
     assert document.pages[0].text == "Before\n\nThe rent is due.\n\n| a | b |\n| --- | --- |\n| c | d |"
-    assert document.warnings == ()
+    assert document.warnings == ("1 words of hidden text were left out.",)
 
 
 def test_signs_of_a_font_of_symbols_are_read(path: Path) -> None:
@@ -418,3 +418,105 @@ def test_the_texts_of_a_diagram_follow_its_paragraph(path: Path) -> None:
     body = p(run("See"), f"<mc:AlternateContent><mc:Choice>{drawing}</mc:Choice></mc:AlternateContent>")
     data = f"<dgm:ptLst xmlns:dgm='d'>{box.format('Plan')}{box.format('Build')}</dgm:ptLst>"
     assert text_of(path, body + paragraph("End"), diagramData=data) == "See\n\nPlan\n\nBuild\n\nEnd"
+
+
+HIDDEN = "<w:rPr><w:vanish/></w:rPr>"
+SHOWN = '<w:rPr><w:vanish w:val="0"/></w:rPr>'
+
+
+def styled(text: str, style: str, properties: str = "") -> str:
+    return f'<w:r><w:rPr><w:rStyle w:val="{style}"/>{properties}</w:rPr><w:t>{text}</w:t></w:r>'
+
+
+def test_hidden_text_is_left_out_and_told(path: Path) -> None:
+    hidden = f"<w:r>{HIDDEN}<w:t>secret words</w:t></w:r>"
+    row = f"<w:tr><w:trPr><w:hidden/></w:trPr><w:tc>{paragraph('no row')}</w:tc></w:tr>"
+    body = p(run("Rent is "), hidden, run("900."), f"<w:r>{SHOWN}<w:t> Due.</w:t></w:r>")
+    document = read(path, documents.word(body + f"<w:tbl>{row}</w:tbl>"))
+    assert [page.text for page in document.pages] == ["Rent is 900. Due."]
+    assert document.warnings == ("4 words of hidden text were left out.",)
+
+
+def test_a_style_hides_text_and_two_show_it_again(path: Path) -> None:
+    styles = (
+        f'<w:style w:styleId="Note">{HIDDEN}</w:style><w:style w:styleId="Aside">{HIDDEN}</w:style>'
+        '<w:style w:styleId="Child"><w:basedOn w:val="Note"/></w:style>'
+        f'<w:style w:styleId="Open"><w:basedOn w:val="Note"/>{SHOWN}</w:style>'
+    )
+    body = paragraph("one", '<w:pStyle w:val="Child"/>') + paragraph("two", '<w:pStyle w:val="Open"/>')
+    both = p('<w:pPr><w:pStyle w:val="Note"/></w:pPr>', styled("three", "Aside"), styled("four", "Open"))
+    own = p(styled("five", "Aside"), styled("six", "Aside", '<w:vanish w:val="0"/>'))
+    document = read(path, documents.word(body + both + own, styles=styles))
+    assert document.pages[0].text == "two\n\nthree\n\nsix"
+    assert document.warnings == ("3 words of hidden text were left out.",)
+
+
+def test_what_is_hidden_in_a_browser_alone_is_read(path: Path) -> None:
+    body = p("<w:r><w:rPr><w:webHidden/></w:rPr><w:t>12</w:t></w:r>", f"<w:r>{HIDDEN}</w:r>")
+    document = read(path, documents.word(body))
+    assert (document.pages[0].text, document.warnings) == ("12", ())
+
+
+def test_a_page_that_begins_in_hidden_text_is_a_page(path: Path) -> None:
+    hidden = f"<w:r>{HIDDEN}<w:lastRenderedPageBreak/><w:t>secret</w:t></w:r>"
+    document = read(path, documents.word(p(run("One")) + p(hidden, run("Two"))))
+    assert [page.text for page in document.pages] == ["One", "Two"]
+
+
+ONE_LIST = (
+    '<w:abstractNum w:abstractNumId="0"><w:lvl w:ilvl="0"><w:lvlText w:val="%1."/></w:lvl>'
+    '<w:lvl w:ilvl="1"><w:numFmt w:val="lowerLetter"/><w:lvlText w:val="(%2)"/></w:lvl></w:abstractNum>'
+    '<w:num w:numId="3"><w:abstractNumId w:val="0"/></w:num>'
+)
+
+
+def test_a_clause_that_is_hidden_is_not_counted(path: Path) -> None:
+    clause = '<w:numPr><w:ilvl w:val="0"/><w:numId w:val="3"/></w:numPr>'
+    gone = p(f"<w:pPr>{clause}{HIDDEN}</w:pPr>", f"<w:r>{HIDDEN}<w:t>Old</w:t></w:r>")
+    body = paragraph("Rent", clause) + gone + paragraph("Deposit", clause)
+    assert text_of(path, body, numbering=ONE_LIST) == "1. Rent\n\n2. Deposit"
+
+
+def test_a_paragraph_may_state_its_level_and_its_style_the_list(path: Path) -> None:
+    styles = '<w:style w:styleId="S"><w:pPr><w:numPr><w:numId w:val="3"/></w:numPr></w:pPr></w:style>'
+    deeper = '<w:pStyle w:val="S"/><w:numPr><w:ilvl w:val="1"/></w:numPr>'
+    body = paragraph("Rent", '<w:pStyle w:val="S"/>') + paragraph("monthly", deeper)
+    assert text_of(path, body, numbering=ONE_LIST, styles=styles) == "1. Rent\n\n(a) monthly"
+
+
+def field(code: str, result: str) -> str:
+    begin, separate, end = (
+        f'<w:r><w:fldChar w:fldCharType="{kind}"/></w:r>' for kind in ("begin", "separate", "end")
+    )
+    return begin + code + separate + result + end
+
+
+def test_the_result_of_a_field_within_the_code_of_another_is_no_text(path: Path) -> None:
+    code = "<w:r><w:instrText>{}</w:instrText></w:r>".format
+    inner = field(code("MERGEFIELD Sex"), run("F"))
+    link = field(code("HYPERLINK"), run("see ") + field(code("REF x"), run("§ 2")))
+    body = p(run("Dear "), field(code("IF ") + inner + code(" = F"), run("Madam")), run(", "), link)
+    assert text_of(path, body) == "Dear Madam, see § 2"
+
+
+def test_a_field_that_ends_in_another_paragraph_keeps_its_result(path: Path) -> None:
+    begin, separate, end = (
+        f'<w:r><w:fldChar w:fldCharType="{kind}"/></w:r>' for kind in ("begin", "separate", "end")
+    )
+    body = p(begin, separate, run("Rent 1")) + p(run("Deposit 2"), end) + p(begin, run("never closed"))
+    assert text_of(path, body) == "Rent 1\n\nDeposit 2\n\nnever closed"
+
+
+def test_a_note_with_a_mark_of_its_own_is_not_counted(path: Path) -> None:
+    own = '<w:r><w:footnoteReference w:customMarkFollows="1" w:id="2"/><w:t>*</w:t></w:r>'
+    body = p(run("Rent"), own, run(" is due"), '<w:r><w:footnoteReference w:id="3"/></w:r>')
+    notes = (
+        f'<w:footnote w:id="2">{paragraph("* Net.")}</w:footnote>'
+        f'<w:footnote w:id="3">{paragraph("Soon.")}</w:footnote>'
+    )
+    assert text_of(path, body, footnotes=notes) == "Rent* is due[1]\n\n* Net.\n\n[1] Soon."
+
+
+def test_what_is_written_across_the_page_is_read(path: Path) -> None:
+    art = "<w:r><w:pict><v:shape xmlns:v='v'><v:textpath string='DRAFT'/></v:shape></w:pict></w:r>"
+    assert text_of(path, paragraph("Rent"), header=p(art)) == "DRAFT\n\nRent"
