@@ -20,14 +20,14 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from api.client import ApiProblem, Client, ClientError, Job
-from api.display import Display, markdown
+from api.display import Display, clean, markdown
 from api.doctor import checks, installed
 from api.needle import Trial, plot, trials
 from api.stack import Stack, StackError, running
 from jobs.status import FINAL, DocumentStatus, Kind, Status
 from settings import Settings
 
-OK, JOB_FAILED, BAD_INPUT, NO_SERVER, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, JOB_FAILED, BAD_INPUT, NO_SERVER, STOPPED, INTERRUPTED, UNHEARD = 0, 1, 2, 3, 4, 130, 141
 
 #: What `batch` picks out of a folder.
 SUFFIXES = frozenset({
@@ -48,6 +48,7 @@ Exit codes:
     3  the server cannot be reached or is not ready
     4  the job was cancelled or has expired
   130  interrupted (Ctrl-C); the job that was waited for is cancelled
+  141  nobody reads stdout any more (| head)
 """
 
 #: Problems that concern one file of a folder, not the others.
@@ -80,6 +81,15 @@ def command(function: Callable[..., int]) -> click.Command:
             sys.exit(NO_SERVER)
         except (ValidationError, SettingsError) as exc:
             display.fail(f"The settings are wrong. {_faults(exc)}", code="bad_settings")
+            sys.exit(BAD_INPUT)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+            sys.exit(UNHEARD)
+        except OSError as exc:
+            display.fail(f"A file cannot be read or written: {exc}.", code="file_unusable")
+            sys.exit(BAD_INPUT)
+        except UnicodeError:
+            display.fail("What was typed is not all text. Set the terminal to UTF-8.", code="not_text")
             sys.exit(BAD_INPUT)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
@@ -399,6 +409,7 @@ def batch(
         display.say(
             f"{len(files) - len(todo)} of {len(files)} have an answer already; --again reads them anew."
         )
+    out.mkdir(parents=True, exist_ok=True)  # where nothing can be written, nothing is asked
     done = _do_all(display, asked, todo, outputs, params) if todo else []
     display.data({"object": "list", "data": done, "skipped": len(files) - len(todo)})
     return JOB_FAILED if any(entry["status"] != Status.COMPLETED for entry in done) else OK
@@ -416,7 +427,7 @@ def _do_all(
 
     def note(file: Path, status: str, message: str, **more: Any) -> None:
         done.append({"file": str(file), "status": status, **more})
-        display.line(f"{'✓' if status == Status.COMPLETED else '✗'} {file}: {message}")
+        display.line(clean(f"{'✓' if status == Status.COMPLETED else '✗'} {file}: {message}"))
 
     with connected(display) as client:
         waiting: dict[Path, str] = {}
@@ -429,6 +440,8 @@ def _do_all(
                     if exc.code not in FAULTS_OF_A_FILE:
                         raise
                     note(file, Status.FAILED, str(exc), error={"code": exc.code, "message": str(exc)})
+                except OSError as exc:
+                    note(file, Status.FAILED, str(exc), error={"code": "file_unusable", "message": str(exc)})
             for number, file in enumerate(list(waiting), start=1):
                 with display.progress(f"{number} of {len(waiting) + number - 1}: {file.name}") as on_progress:
                     job = client.wait(waiting[file], on_progress=on_progress)
@@ -441,7 +454,7 @@ def _do_all(
                 else:
                     message = job["error"]["message"] if job["error"] else job["status"]
                     note(file, job["status"], message, job_id=job["id"], error=job["error"])
-        except (KeyboardInterrupt, SystemExit, ApiProblem):
+        except (KeyboardInterrupt, SystemExit, ApiProblem, OSError):
             _cancel(client, display, list(waiting.values()))
             raise
     return done

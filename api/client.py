@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +20,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self, Unpack, cast, overload
+from urllib.parse import quote
 
+import h11
 import httpx
 from pydantic import BaseModel
 
@@ -196,32 +199,45 @@ class Client:
         Raises:
             ClientError: there is none.
         """
-        _json(self._once("GET", "/livez"))
+        try:
+            _json(self._once("GET", "/livez"))
+        except ApiProblem as exc:
+            if exc.code != f"http_{exc.status}":  # a code of ours
+                raise
+            raise UnexpectedAnswer(f"{self.url}/livez: {exc} {UnexpectedAnswer.__doc__}") from exc
 
     # -- documents --------------------------------------------------------------------------------------
 
     def upload(
         self, source: Path | bytes, *, filename: str | None = None, password: str | None = None
     ) -> Document:
-        """Bring a file; the same bytes are the same document."""
+        """Bring a file; the same bytes are the same document.
+
+        Raises:
+            OSError: it cannot be read, or changed while it was sent.
+        """
         name = filename or (source.name if isinstance(source, Path) else "document")
+        name = os.fsencode(name).decode(errors="replace")  # not every name of a file is Unicode
         key = _new_key()
 
         def send() -> httpx.Response:
-            with _opened(source) as file:
-                return self._once(
-                    "POST",
-                    "/v1/documents",
-                    files={"file": (name, file)},
-                    data={} if password is None else {"password": password},
-                    headers=key,
-                )
+            try:
+                with _opened(source) as file:
+                    return self._once(
+                        "POST",
+                        "/v1/documents",
+                        files={"file": (name, file)},
+                        data={} if password is None else {"password": password},
+                        headers=key,
+                    )
+            except h11.LocalProtocolError as exc:  # not as many bytes as there were at first
+                raise OSError(f"{name} changed while it was sent") from exc
 
         return cast(Document, self._patiently(send))
 
     def document(self, document_id: str) -> Document:
         """One document."""
-        return cast(Document, self._get(f"/v1/documents/{document_id}"))
+        return cast(Document, self._get(f"/v1/documents/{_step(document_id)}"))
 
     def documents(self) -> Iterator[Document]:
         """Every document, newest first."""
@@ -229,11 +245,11 @@ class Client:
 
     def text(self, document_id: str) -> Iterator[PageText]:
         """The text of every page, in order."""
-        return cast(Iterator[PageText], self._all(f"/v1/documents/{document_id}/text"))
+        return cast(Iterator[PageText], self._all(f"/v1/documents/{_step(document_id)}/text"))
 
     def delete_document(self, document_id: str) -> None:
         """Forget a document and the finished jobs on it."""
-        self._patiently(lambda: self._once("DELETE", f"/v1/documents/{document_id}"))
+        self._patiently(lambda: self._once("DELETE", f"/v1/documents/{_step(document_id)}"))
 
     # -- jobs -------------------------------------------------------------------------------------------
 
@@ -243,7 +259,7 @@ class Client:
 
     def job(self, job_id: str) -> Job:
         """One job, as it stands."""
-        return cast(Job, self._get(f"/v1/jobs/{job_id}"))
+        return cast(Job, self._get(f"/v1/jobs/{_step(job_id)}"))
 
     @overload
     def jobs(self, *, status: Status | None = ..., batch_id: str | None = ...) -> Iterator[ListedJob]: ...
@@ -262,15 +278,15 @@ class Client:
 
     def result(self, job_id: str) -> JobResult:
         """The answer of a completed job."""
-        return cast(JobResult, self._get(f"/v1/jobs/{job_id}/result"))
+        return cast(JobResult, self._get(f"/v1/jobs/{_step(job_id)}/result"))
 
     def cancel(self, job_id: str) -> Job:
         """Stop a job."""
-        return cast(Job, self._post(f"/v1/jobs/{job_id}/cancel"))
+        return cast(Job, self._post(f"/v1/jobs/{_step(job_id)}/cancel"))
 
     def retry(self, job_id: str) -> Job:
         """Queue a failed, cancelled or expired job again."""
-        return cast(Job, self._post(f"/v1/jobs/{job_id}/retry"))
+        return cast(Job, self._post(f"/v1/jobs/{_step(job_id)}/retry"))
 
     def wait(
         self,
@@ -299,7 +315,7 @@ class Client:
         pause = 0.1
         while True:
             try:
-                for event in self._stream(f"/v1/jobs/{job_id}/events", seen):
+                for event in self._stream(f"/v1/jobs/{_step(job_id)}/events", seen):
                     seen = event.id
                     give_up_at = self._clock() + self._patience_s
                     pause = 0.1
@@ -329,15 +345,15 @@ class Client:
 
     def deliveries(self, job_id: str) -> list[Delivery]:
         """Every webhook delivery for a job, oldest first."""
-        return cast(list[Delivery], self._get(f"/v1/jobs/{job_id}/deliveries")["data"])
+        return cast(list[Delivery], self._get(f"/v1/jobs/{_step(job_id)}/deliveries")["data"])
 
     def delivery(self, delivery_id: str) -> Delivery:
         """One webhook delivery."""
-        return cast(Delivery, self._get(f"/v1/deliveries/{delivery_id}"))
+        return cast(Delivery, self._get(f"/v1/deliveries/{_step(delivery_id)}"))
 
     def replay(self, delivery_id: str) -> Delivery:
         """Send a webhook again."""
-        return cast(Delivery, self._post(f"/v1/deliveries/{delivery_id}/replay"))
+        return cast(Delivery, self._post(f"/v1/deliveries/{_step(delivery_id)}/replay"))
 
     def create_batch(self, kind: str, document_ids: Iterable[str], **work: Unpack[Work]) -> Batch:
         """Ask for the same job for each document."""
@@ -345,7 +361,7 @@ class Client:
 
     def batch(self, batch_id: str) -> Batch:
         """One batch."""
-        return cast(Batch, self._get(f"/v1/batches/{batch_id}"))
+        return cast(Batch, self._get(f"/v1/batches/{_step(batch_id)}"))
 
     def quote(self, kind: str, document_ids: Iterable[str], **work: Unpack[Work]) -> Quote:
         """What a job would take; its documents must be parsed."""
@@ -424,6 +440,11 @@ def _body(kind: str, document_ids: Iterable[str], work: Work) -> dict[str, Any]:
     if isinstance(model := params.get("schema"), type) and issubclass(model, BaseModel):
         params["schema"] = model.model_json_schema()
     return {"kind": kind, "document_ids": list(document_ids), **work, "params": params}
+
+
+def _step(id_: str) -> str:
+    """An id as one step of a path, whatever it holds."""
+    return quote(id_, safe="")
 
 
 def _new_key() -> dict[str, str]:

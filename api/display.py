@@ -39,13 +39,20 @@ class Check:
     detail: str
 
 
+class _Console(Console):
+    """One that leaves it to the command what becomes of it when nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Display:
     """Writes to two consoles."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json = as_json
         self._quiet = quiet
-        self._out = Console(highlight=False, markup=False, emoji=False)
+        self._out = _Console(highlight=False, markup=False, emoji=False)
         self._err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     # -- stderr -----------------------------------------------------------------------------------------
@@ -80,7 +87,8 @@ class Display:
     def data(self, value: Any) -> None:
         """JSON, where JSON was asked for."""
         if self.as_json:
-            print(json.dumps(value, ensure_ascii=False), flush=True)
+            said = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace")
+            print(said.decode(), flush=True)
 
     def line(self, text: str | Text) -> None:
         """One line of the answer."""
@@ -177,8 +185,8 @@ class Display:
 
 
 def clean(text: str) -> str:
-    """Text without characters that would move a terminal's cursor or change its colours."""
-    return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) != "Cc")
+    """Text without characters that would move a terminal's cursor, change its colours, or are none at all."""
+    return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) not in {"Cc", "Cs"})
 
 
 def remarks(answer: Answer) -> list[str]:
@@ -288,7 +296,7 @@ def state_of(job: ListedJob) -> str:
 
 def markdown(job: Job, title: str) -> str:
     """A finished job as a Markdown page."""
-    lines = [f"# {title}", ""]
+    lines = [f"# {clean(title)}", ""]
     for answer in job["result"]["answers"] if job["result"] else []:
         if answer["title"]:
             lines += [f"## {' '.join(clean(answer['title']).split())}", ""]

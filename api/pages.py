@@ -19,7 +19,7 @@ from api.problems import ApiError, InvalidRequest, TextNotReady, answer
 from api.quote import quote
 from api.services import services
 from api.upload import Upload
-from jobs.errors import DocumentFailed, NotFound, RecordError
+from jobs.errors import DocumentFailed, JobNotFound, NotFound, RecordError
 from jobs.objects import Document, Job, ListedJob, Worker
 from jobs.params import NewJob, Work, schema_of_fields
 from jobs.status import FINAL, DocumentStatus, Kind
@@ -90,13 +90,17 @@ def job(job_id: str) -> ResponseReturnValue:
     record = services().record
     row = record.ledger.get(job_id)
     found = Job.of(row, queue_position=record.ledger.queue_position(row))
+    try:
+        turns = record.ledger.conversation(row)
+    except JobNotFound:  # removed in the moment this one was asked; its `error` says so
+        turns = []
     return _page(
         "job.html",
         job=found,
         draft=row.draft,
         finished=found.status in FINAL,
         documents={link: Document.of(record.documents.get(link)) for link in found.document_ids},
-        turns=[Job.of(turn) for turn in record.ledger.conversation(row)],
+        turns=[Job.of(turn) for turn in turns],
     )
 
 

@@ -34,6 +34,7 @@ import structlog
 from apiflask import APIFlask
 from apiflask.exceptions import HTTPError
 from flask import Response, g, request
+from gunicorn.http.errors import ParseException
 from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -98,7 +99,7 @@ class BadRequest(ApiError):
 
 
 class MalformedJson(BadRequest):
-    """The body is not valid JSON. Send one JSON object (RFC 8259), at most 100 levels deep."""
+    """The body is not valid JSON. Send one JSON object (RFC 7493), at most 100 levels deep."""
 
     code = "malformed_json"
 
@@ -152,7 +153,7 @@ class InvalidRequest(ApiError):
 
     def __init__(self, message: str | None = None, *, errors: Iterable[Fault] = ()) -> None:
         errors = list(errors)
-        faults = "; ".join(f"{fault.at}: {fault.message.rstrip('.')}" for fault in errors[:3])
+        faults = "; ".join(f"{fault.at or 'body'}: {fault.message.rstrip('.')}" for fault in errors[:3])
         super().__init__(message or (faults and f"{title_of(type(self))[:-1]}: {faults}."), errors=errors)
 
     @classmethod
@@ -320,4 +321,5 @@ def answer(exc: Exception) -> Response:
 def register(app: APIFlask) -> None:
     """Answer every error of `app` as a problem."""
     app.register_error_handler(HTTPError, answer)
+    app.register_error_handler(ParseException, lambda _: answer(BadRequest()))  # chunks that are none
     app.register_error_handler(Exception, answer)

@@ -25,7 +25,7 @@ _WAIT = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
 
 
 class StrictJson(DefaultJSONProvider):
-    """RFC 8259 without Python's extensions (NaN, Infinity), and not nested without end."""
+    """Values of I-JSON (RFC 7493, section 2), which any answer can say again, and not nested without end."""
 
     sort_keys = False
     compact = True
@@ -41,6 +41,7 @@ class StrictJson(DefaultJSONProvider):
             depth += 1
             if depth > _DEPTH_LIMIT:
                 raise ValueError("nested too deeply")
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()  # not 1e999, nor half a character
         return data
 
 

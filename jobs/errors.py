@@ -52,13 +52,13 @@ class JobNotFound(NotFound):
 
 
 class BatchNotFound(NotFound):
-    """There is no batch with this id."""
+    """There is no batch with this id. Its jobs name it in `batch_id`: GET /v1/jobs."""
 
     code = "batch_not_found"
 
 
 class DeliveryNotFound(NotFound):
-    """There is no webhook delivery with this id."""
+    """There is no webhook delivery with this id. List those of a job: GET /v1/jobs/{id}/deliveries."""
 
     code = "delivery_not_found"
 
@@ -106,7 +106,7 @@ class QueueFull(RecordError):
 
 
 class UploadTooLarge(RecordError):
-    """The file is larger than this server accepts."""
+    """The file is larger than this server accepts. Split it and send the parts."""
 
     code = "upload_too_large"
 

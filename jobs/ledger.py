@@ -256,7 +256,13 @@ class Ledger:
         turns: list[JobRow] = []
         with self._database.reading() as session:
             while previous := (turns[-1] if turns else row).params.get("previous_job_id"):
-                turns.append(self._found(session.get(JobRow, previous), previous))
+                turn = session.get(JobRow, previous)
+                if turn is None:
+                    raise JobNotFound(
+                        f"The earlier turn {previous!r} of this chat was removed. "
+                        "Leave `previous_job_id` out to begin a new one."
+                    )
+                turns.append(turn)
         return turns[::-1]
 
     # -- moved by people --------------------------------------------------------------------------------

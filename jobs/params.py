@@ -9,14 +9,24 @@ from urllib.parse import urlsplit
 
 import jsonschema
 from jsonschema.protocols import Validator
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
 
 from jobs.status import Kind
 
 #: Characters of one instruction, question or message.
 INSTRUCTION_LIMIT = 100_000
 
-Instruction = Annotated[str, Field(min_length=1, max_length=INSTRUCTION_LIMIT)]
+Instruction = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=INSTRUCTION_LIMIT)
+]
 
 
 class Params(BaseModel):

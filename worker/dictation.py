@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from worker.engine import JsonSchemaMask, Sampling, Turn, UnsupportedSchema
-from worker.errors import OutputCutOff
+from worker.errors import OutputCutOff, OutputInvalid
 from worker.reader import Reader
 from worker.section import Section
 
@@ -49,6 +49,7 @@ def dictate(
 
     Raises:
         OutputCutOff: it was not complete within the limit.
+        OutputInvalid: a number in it is too large to be held.
     """
     tokenizer = reader.engine.tokenizer
     asked = sum(tokenizer.count(turn.text) for turn in turns)
@@ -124,6 +125,10 @@ def _whole(
         )
         written += more.raw.rstrip("\ufffd")  # half a character, cut off
         if not more.cut_off:
-            value: dict[str, Any] = json.loads(written)
+            try:
+                value: dict[str, Any] = json.loads(written)
+                json.dumps(value, allow_nan=False)
+            except ValueError as exc:  # a number that nothing holds
+                raise OutputInvalid from exc
             return value
     raise OutputCutOff

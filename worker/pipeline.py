@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from jobs.errors import LeaseLost
+from jobs.errors import JobNotFound, LeaseLost
 from jobs.ledger import Outcome
 from jobs.objects import Coverage
 from jobs.params import params_of
@@ -94,7 +94,7 @@ class Pipeline:
                     log.info("job_cancelled", job_id=job.id)
                 case DeadlineExceeded():
                     ledger.end(job, Status.EXPIRED, error=_error(exc))
-                case EngineError() | JobError():
+                case EngineError() | JobError() | JobNotFound():  # a turn of a chat, removed meanwhile
                     ledger.end(job, Status.FAILED, error=_error(exc))
                     log.warning("job_failed", job_id=job.id, code=exc.code, reason=str(exc))
                 case _:
@@ -205,7 +205,7 @@ def _usage(job: JobRow, tally: Tally, started: datetime) -> dict[str, Any]:
     }
 
 
-def _error(exc: EngineError | JobError) -> dict[str, Any]:
+def _error(exc: EngineError | JobError | JobNotFound) -> dict[str, Any]:
     return {"code": exc.code, "message": str(exc)}
 
 

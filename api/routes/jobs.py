@@ -127,7 +127,8 @@ def get_result(job_id: str) -> Result:
     """Fetch what a completed job found."""
     row = services().record.ledger.get(job_id)
     if row.status != Status.COMPLETED or row.result is None:
-        raise ResultNotReady(f"The job is {row.status} and has no result.")
+        then = "It can be retried." if row.status in FINAL else "Wait for status `completed`."
+        raise ResultNotReady(f"The job is {row.status} and has no result. {then}")
     return Result(job_id=row.id, kind=row.kind, result=row.result, coverage=row.coverage, usage=row.usage)
 
 

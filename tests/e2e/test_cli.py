@@ -123,6 +123,8 @@ def test_a_folder_is_answered_once(run: Run, folder: Path, tmp_path: Path) -> No
 def test_a_batch_goes_on_past_a_bad_file_and_says_so(run: Run, folder: Path, tmp_path: Path) -> None:
     (folder / "empty.txt").touch()
     (folder / "broken.pdf").write_bytes(b"%PDF-1.7 and nothing more")
+    (folder / "unreadable.txt").symlink_to("/proc/self/mem")
+    (folder / "Z\udcffrich.txt").write_text("Seven bridges.")
 
     result = run("batch", folder, "--kind", "summarize", "--out", tmp_path / "answers", "--json")
 
@@ -134,8 +136,25 @@ def test_a_batch_goes_on_past_a_bad_file_and_says_so(run: Run, folder: Path, tmp
         "tower.txt": "completed",
         "empty.txt": "failed",
         "broken.pdf": "failed",
+        "unreadable.txt": "failed",
+        "Z\udcffrich.txt": "completed",
     }
     assert not (tmp_path / "answers" / "broken.pdf.json").exists()
+
+
+def test_a_question_that_is_not_text_is_bad_input(run: Run, document: Path) -> None:
+    result = run("ask", document, "Wie hoch w\udce4re er?", "--json")
+
+    assert (result.exit_code, json.loads(result.stdout)["error"]["code"]) == (2, "not_text")
+
+
+def test_a_batch_that_can_write_nothing_asks_nothing(run: Run, folder: Path) -> None:
+    before = run("jobs").stdout
+
+    result = run("batch", folder, "--kind", "summarize", "--out", folder / "photo.jpg" / "answers", "--json")
+
+    assert (result.exit_code, json.loads(result.stdout)["error"]["code"]) == (2, "file_unusable")
+    assert run("jobs").stdout == before
 
 
 def test_a_failed_job_has_its_own_exit_code(run: Run, tmp_path: Path) -> None:

@@ -115,6 +115,19 @@ def test_an_upload_broken_off_leaves_nothing(server: Server, tmp_path: Path) -> 
         time.sleep(0.02)
 
 
+def test_a_body_in_chunks_that_are_none_is_the_fault_of_who_sent_it(server: Server) -> None:
+    url = server.client.base_url
+    head = (
+        "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    with socket.create_connection((url.host, url.port), timeout=20) as connection:
+        connection.sendall(f"{head}zz\r\n{{}}\r\n0\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"bad_request"' in answer
+
+
 def until_exists(folder: Path) -> None:
     end = time.monotonic() + 20
     while not (folder.exists() and any(folder.iterdir())):

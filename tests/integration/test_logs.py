@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +36,17 @@ def test_an_error_is_told_with_its_place_and_without_the_text_of_a_document(conf
     assert "It broke." in told
     assert "read" in told
     assert "the text of a document" not in told
+
+
+def test_a_request_is_answered_though_its_line_finds_no_room_on_the_disk() -> None:
+    configured = "from api.log import configure; configure('info')"
+    told = "import structlog; structlog.get_logger().info('request'); print('answered')"
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", f"{configured}; {told}"],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            check=False,
+        )
+    assert ended.stdout == "answered\n"

@@ -101,7 +101,25 @@ def test_characters_that_cannot_be_stored_do_no_harm(client: FlaskClient, text: 
     other = f'{{"kind": "extract", "document_ids": ["x"], "params": {{"schema": {schema}}}}}'
     for data in (body, other):
         response = client.post("/v1/jobs", data=data, content_type="application/json")
-        assert response.status_code in {404, 422}
+        assert response.status_code in {400, 404, 422}
+
+
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_a_question_without_a_word_is_refused(client: FlaskClient, question: str) -> None:
+    body = {"kind": "ask", "document_ids": ["x"], "params": {"question": question}}
+    response = client.post("/v1/jobs", json=body)
+    assert [fault["at"] for fault in response.get_json()["errors"]] == ["/params/questions/0"]
+
+
+def test_a_fault_of_the_whole_body_is_told_as_one(client: FlaskClient) -> None:
+    assert "description: body: " in client.post("/v1/jobs", json=[1]).get_json()["detail"]
+
+
+@pytest.mark.parametrize("value", ['{"a": "\\ud800"}', '{"\\udfff": "a"}', "1e999"])
+def test_what_no_answer_could_say_again_is_refused(client: FlaskClient, value: str) -> None:
+    body = f'{{"kind": "ask", "document_ids": ["x"], "params": {{"question": "a"}}, "metadata": {value}}}'
+    response = client.post("/v1/jobs", data=body, content_type="application/json")
+    assert (response.status_code, response.get_json()["code"]) == (400, "malformed_json")
 
 
 @pytest.mark.parametrize(

@@ -201,4 +201,4 @@ def test_what_the_command_line_says_by_itself_is_in_the_documentation() -> None:
     for kind in told:
         assert f"| `{kind.code}` | {NO_SERVER} | {kind.__doc__} |" in section
     described = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-    assert set(described) == {kind.code for kind in told} | {"bad_settings"}
+    assert set(described) == {kind.code for kind in told} | {"bad_settings", "file_unusable", "not_text"}

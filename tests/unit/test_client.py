@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import h11
 import httpx
 import pytest
 from apiflask import APIFlask
@@ -286,6 +287,40 @@ def test_an_error_page_of_something_in_between_is_a_problem_too(
         connect(Unsteady(server, httpx.Response(502, text="<html>Bad gateway</html>"))).capacity()
 
     assert (caught.value.code, caught.value.status) == ("http_502", 502)
+
+
+@pytest.mark.parametrize("status", [404, 501, 502])
+def test_a_greeting_tells_another_kind_of_server_apart(
+    connect: Callable[[httpx.BaseTransport], Client], server: httpx.BaseTransport, status: int
+) -> None:
+    with pytest.raises(UnexpectedAnswer, match=f"/livez: The server answered {status}"):
+        connect(Unsteady(server, httpx.Response(status, text="<html>Welcome</html>"))).greet()
+
+
+@pytest.mark.parametrize("name", ["../documents", "a/b?c#d", "..", "", "%2e%2e"])
+def test_an_id_leads_nowhere_else(api: Client, name: str) -> None:
+    for ask in (api.job, api.document, api.batch, api.delivery):
+        with pytest.raises(ApiProblem) as caught:
+            ask(name)
+        assert caught.value.status == 404
+
+
+def test_a_file_is_sent_though_its_name_is_not_unicode(api: Client, tmp_path: Path) -> None:
+    path = tmp_path / "Z\udcffrich.txt"
+    path.write_bytes(b"All of it.")
+
+    assert api.upload(path)["filename"] == "Z\ufffdrich.txt"
+
+
+def test_a_file_that_changes_while_it_is_sent_is_not_called_an_unreachable_server(
+    connect: Callable[[httpx.BaseTransport], Client], server: httpx.BaseTransport, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.txt"
+    path.write_bytes(b"All of it.")
+    growing = Unsteady(server, h11.LocalProtocolError("Too much data for declared Content-Length"))
+
+    with pytest.raises(OSError, match=r"log\.txt changed while it was sent"):
+        connect(growing).upload(path)
 
 
 def test_a_greeting_has_no_patience(

@@ -356,6 +356,14 @@ def test_a_reply_follows_the_turn_before_it_and_shows_it(
     assert shown.index("How many?") < shown.index("Eleven.") < shown.index("Since when?")
 
 
+def test_a_reply_is_shown_though_the_turn_before_it_was_removed(
+    client: FlaskClient, record: Record, harbour: DocumentRow
+) -> None:
+    params = {"message": "Since when?", "previous_job_id": "job_gone"}
+    job, _ = record.ledger.add(NewJob(kind=Kind.CHAT, document_ids=[harbour.id], params=params))
+    assert "Since when?" in words(client.get(f"/jobs/{job.id}"))
+
+
 def test_a_failed_job_says_why_and_can_be_tried_again(
     client: FlaskClient, record: Record, story: Story
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
+import pytest
 from reading import PAGES, add_document, add_parsed, answers, pipeline, run
 from structlog.testing import capture_logs
 
@@ -18,7 +20,7 @@ from worker.engine.fake import fake_tokenizer
 from worker.library import Library
 from worker.prompts import Prompts
 
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"employees": {"type": "integer"}, "city": {"type": "string", "maxLength": 20}},
     "required": ["employees", "city"],
@@ -123,6 +125,14 @@ def test_json_that_is_cut_off_fails_the_job(record: Record) -> None:
     assert (job.status, job.error and job.error.code) == (Status.FAILED, "output_cut_off")
 
 
+@pytest.mark.parametrize("number", ["1e999", "1" * 5_000])
+def test_a_number_that_nothing_holds_fails_the_job(record: Record, number: str) -> None:
+    engine = FakeEngine(lambda prompt: f'{{"employees": {number}, "city": "Rome"}}')
+    schema = {**SCHEMA, "properties": {**SCHEMA["properties"], "employees": {"type": "number"}}}
+    job = run(record, engine, "extract", add_document(record, *PAGES), schema=schema, max_tokens=6_000)
+    assert (job.status, job.error and job.error.code) == (Status.FAILED, "output_invalid")
+
+
 def test_a_comparison_cites_every_document(record: Record) -> None:
     first = add_document(record, *PAGES)
     second = add_document(record, "The works at Oslo were opened in 1913.", name="b.txt")
@@ -142,6 +152,15 @@ def test_a_chat_goes_on_where_it_was(record: Record) -> None:
     run(record, engine, "chat", document, message="And where?", previous_job_id=first.id)
     last = prompts[-1]
     assert last.index("When was it opened?") < last.index("It was 1912.") < last.index("And where?")
+
+
+def test_a_chat_whose_earlier_turn_was_removed_meanwhile_says_so(record: Record) -> None:
+    job = run(
+        record, FakeEngine(), "chat", add_document(record, *PAGES), message="And?", previous_job_id="job_gone"
+    )
+    assert job.error is not None
+    assert (job.status, job.error.code) == (Status.FAILED, "job_not_found")
+    assert "job_gone" in job.error.message
 
 
 def test_an_instruction_that_leaves_no_room_fails_with_numbers(record: Record) -> None:
