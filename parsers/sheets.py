@@ -19,7 +19,7 @@ from parsers.errors import Damaged, TooLarge
 from parsers.limits import Limits
 from parsers.reading import Mark, RawPage, Reading
 
-PARSER = "sheets/2"
+PARSER = "sheets/3"
 
 #: Rows of a page.
 _ROWS = 50
@@ -56,10 +56,13 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
     except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, TypeError, SyntaxError) as exc:
         raise Damaged from exc
     title, author = book.properties.title, book.properties.creator or ""
-    warnings = [
-        f"The values of {uncomputed:,} formulas are not in the file, and empty here. Open it in Excel, save "
-        "it and send that."
-    ]
+    hidden = [sheet.title for sheet in book.worksheets if sheet.sheet_state != "visible"]
+    warnings = [f"Hidden in Excel, and read all the same: {', '.join(hidden)}."] if hidden else []
+    if uncomputed:
+        warnings.append(
+            f"The values of {uncomputed:,} formulas are not in the file, and empty here. Open it in Excel, "
+            "save it and send that."
+        )
     return Reading(
         parser=PARSER,
         raw_pages=pages,
@@ -67,7 +70,7 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
         paged=False,
         title=title,
         metadata={"author": author},
-        warnings=warnings if uncomputed else [],
+        warnings=warnings,
     )
 
 

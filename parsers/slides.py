@@ -14,7 +14,7 @@ from parsers.limits import Limits
 from parsers.package import Package
 from parsers.reading import Mark, RawPage, Reading
 
-PARSER = "slides/2"
+PARSER = "slides/3"
 
 _TITLES = {"title", "ctrTitle"}
 #: Placeholders that show the same on every slide.
@@ -31,15 +31,30 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
             raise Damaged("The file holds no presentation. Save a new copy and send that.")
         by_id = dict(package.links(main, "slide"))
         order = [link(reference, "id") for reference in root.iterfind("{*}sldIdLst/{*}sldId")]
-        slides = [_slide(package, by_id[key], number) for number, key in enumerate(order, 1) if key in by_id]
+        hidden: list[str] = []
+        slides = [
+            _slide(package, by_id[key], f"slide {number}", hidden)
+            for number, key in enumerate(order, 1)
+            if key in by_id
+        ]
         core = package.xml(package.related("", "core-properties") or "docProps/core.xml")
     title = None if core is None else core.findtext("{*}title")
     author = "" if core is None else core.findtext("{*}creator") or ""
-    return Reading(PARSER, slides, len(slides), paged=True, title=title, metadata={"author": author})
+    return Reading(
+        parser=PARSER,
+        raw_pages=slides,
+        total=len(slides),
+        paged=True,
+        title=title,
+        metadata={"author": author},
+        warnings=[f"Hidden in the show, and read all the same: {', '.join(hidden)}."] if hidden else [],
+    )
 
 
-def _slide(package: Package, name: str, number: int) -> RawPage:
+def _slide(package: Package, name: str, called: str, hidden: list[str]) -> RawPage:
     root = package.xml(name)
+    if root is not None and root.get("show") in {"0", "false"}:
+        hidden.append(called)
     marks: list[Mark] = []
     texts = [] if root is None else [*_texts(root.find("{*}cSld/{*}spTree"), marks)]
     texts += drawn(package, name, root)
@@ -48,7 +63,7 @@ def _slide(package: Package, name: str, number: int) -> RawPage:
     if page is not None:
         said = "\n".join(_texts(page.find("{*}cSld/{*}spTree"), []))
         texts += [f"Notes: {said}"] if said.strip() else []
-    return RawPage("\n\n".join(texts), name=f"slide {number}", marks=marks)
+    return RawPage("\n\n".join(texts), name=called, marks=marks)
 
 
 def _texts(parent: Any, marks: list[Mark]) -> Iterator[str]:

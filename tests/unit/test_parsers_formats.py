@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data import documents
@@ -148,13 +150,33 @@ def test_a_slide_is_a_page_with_its_title_as_a_section(path: Path) -> None:
     assert [(section.title, section.page) for section in document.sections] == [("Plan", 1)]
 
 
-def workbook(rows: list[list[object]]) -> bytes:
+def test_a_hidden_slide_is_read_and_told(path: Path) -> None:
+    whole = zipfile.ZipFile(io.BytesIO(deck(shape("Plan"), shape("Reserve"))))
+    files = {name: whole.read(name).decode() for name in whole.namelist()}
+    files["ppt/slides/1.xml"] = files["ppt/slides/1.xml"].replace("<p:sld ", '<p:sld show="0" ')
+    document = read(path, documents.zip_of(files), "a.pptx")
+    assert texts(document) == ["Plan", "Reserve"]
+    assert document.warnings == ("Hidden in the show, and read all the same: slide 2.",)
+
+
+def test_a_hidden_sheet_is_read_and_told(path: Path) -> None:
+    def hide(book: Any) -> None:
+        book.create_sheet("Lists").append(["Oslo"])
+        book["Lists"].sheet_state = "hidden"
+
+    document = read(path, workbook([["Item", "EUR"]], hide), "a.xlsx")
+    assert "Oslo" in texts(document)[1]
+    assert document.warnings == ("Hidden in Excel, and read all the same: Lists.",)
+
+
+def workbook(rows: list[list[object]], change: Callable[[Any], object] = lambda book: None) -> bytes:
     from openpyxl import Workbook
 
     book = Workbook()
     book.active.title = "Budget"
     for row in rows:
         book.active.append(row)
+    change(book)
     out = io.BytesIO()
     book.save(out)
     return out.getvalue()
