@@ -124,7 +124,7 @@ class Desk:
         """Make the call that was written; the call and what came of it as turns. None: nothing was called."""
         try:
             name, arguments = _parsed(written, native=tokenizer.speaks_tools)
-        except ValueError:  # cut off
+        except ValueError:
             return []
         tool = self._tools.get(name)
         if tool is None or not self._take():
@@ -174,9 +174,15 @@ class Desk:
 
 
 def _parsed(written: str, *, native: bool) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of a call; no name where none was made. Raises ValueError if it is not whole."""
+    """Name and arguments of a call; no name where none was made.
+
+    Raises ValueError if it is not whole, or cannot be sent.
+    """
     if native:
-        name, _, arguments = written.partition("\n")
-        return name, json.loads(arguments) if name else {}
-    call = json.loads(written)
-    return call["tool"] or "", call.get("arguments", {})
+        name, _, given = written.partition("\n")
+        arguments = json.loads(given) if name else {}
+    else:
+        call = json.loads(written)
+        name, arguments = call["tool"] or "", call.get("arguments", {})
+    json.dumps(arguments, allow_nan=False)  # 1e999 is a number that cannot be sent
+    return name, arguments

@@ -238,3 +238,4 @@ def test_a_call_in_the_models_own_form_is_served(server: str) -> None:
     assert [(turn.role, turn.tool) for turn in turns] == [("assistant", "population"), ("tool", "")]
     assert "291189" in turns[1].text
     assert desk.served("\n", glm_tokenizer()) == []
+    assert desk.served('population\n{"city": 1e999}', glm_tokenizer()) == []
