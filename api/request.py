@@ -33,7 +33,7 @@ class StrictJson(DefaultJSONProvider):
 
     def loads(self, s: str | bytes, **kwargs: Any) -> Any:
         try:
-            data = json.loads(s, parse_constant=_refuse, **kwargs)
+            data = json.loads(s, **kwargs)
         except RecursionError as exc:
             raise ValueError("nested too deeply") from exc
         level, depth = [data], 0
@@ -41,12 +41,8 @@ class StrictJson(DefaultJSONProvider):
             depth += 1
             if depth > _DEPTH_LIMIT:
                 raise ValueError("nested too deeply")
-        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()  # not 1e999, nor half a character
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()  # not NaN, 1e999, or half a character
         return data
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _children(node: Any) -> Any:

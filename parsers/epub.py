@@ -15,7 +15,7 @@ from parsers.archive import open_zip, read_member
 from parsers.errors import Damaged, Empty, Unsupported
 from parsers.limits import Limits
 from parsers.package import Package
-from parsers.reading import Reading
+from parsers.reading import Reading, omissions
 from parsers.sections import Block, sections
 
 PARSER = "epub/3"
@@ -65,7 +65,7 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
         paged=False,
         title=book.findtext(".//{http://purl.org/dc/elements/1.1/}title"),
         metadata=_metadata(book),
-        warnings=[*warnings, *html.told(left_out), *lost],
+        warnings=[*warnings, *omissions(left_out), *lost],
     )
 
 

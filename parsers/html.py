@@ -22,7 +22,7 @@ from parsers.encoding import decode
 from parsers.errors import Damaged, Empty
 from parsers.limits import Limits
 from parsers.numbering import FORMATS, spell
-from parsers.reading import Reading
+from parsers.reading import Reading, omissions
 from parsers.sections import Block, sections
 
 PARSER = "html/4"
@@ -69,7 +69,7 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
         paged=False,
         title=page.title,
         metadata=page.metadata,
-        warnings=[*page.warnings, *told(page.left_out)],
+        warnings=[*page.warnings, *omissions(page.left_out)],
     )
 
 
@@ -102,11 +102,6 @@ def parse(data: bytes) -> Html:
     for name, elements in (("navigation", [*root.xpath(_NAVIGATION), *named]), ("hidden text", hidden)):
         page.left_out[name] = _drop(elements)
     return page
-
-
-def told(left_out: Counter[str]) -> list[str]:
-    """Sentences for the reader on the words left out."""
-    return [f"{words:,} words of {name} were left out." for name, words in left_out.items() if words]
 
 
 def _keep_powers(root: Any) -> None:

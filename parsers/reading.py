@@ -40,6 +40,11 @@ class RawPage(NamedTuple):
     ocr: bool = False
 
 
+def omissions(words: Mapping[str, int]) -> list[str]:
+    """Warnings of words left out, by what they are."""
+    return [f"{count:,} words of {name} were left out." for name, count in words.items() if count]
+
+
 @dataclass(slots=True)
 class Reading:
     """What a format's `read` returns: it opened the file, and reads a page when one is drawn from it."""

@@ -17,7 +17,7 @@ from parsers.errors import Damaged
 from parsers.formula import RAISED, powers
 from parsers.limits import Limits
 from parsers.numbering import spell
-from parsers.reading import Reading
+from parsers.reading import Reading, omissions
 from parsers.sections import Block, running, sections
 
 PARSER = "richtext/3"
@@ -215,8 +215,7 @@ class _Walk:
         while self._outer:
             self._end_group()
         self.body.end_paragraph()
-        if words := "".join(self._hidden).split():
-            self.warnings.append(f"{len(words):,} words of hidden text were left out.")
+        self.warnings += omissions({"hidden text": len("".join(self._hidden).split())})
         if self._formulas:
             self.warnings.append(f"{self._formulas:,} formulas were left out. A .docx file keeps them.")
 

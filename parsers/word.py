@@ -25,7 +25,7 @@ from parsers.formula import RAISED, linear, powers
 from parsers.limits import Limits
 from parsers.numbering import Numbering, spell
 from parsers.package import Package
-from parsers.reading import Mark, RawPage, Reading
+from parsers.reading import Mark, RawPage, Reading, omissions
 from parsers.sections import Block, running, sections
 
 PARSER = "word/6"
@@ -256,8 +256,7 @@ class _Walk:
         yield from self._running(self._footers)
         if self._changes:
             yield Block("", changes=self._taken())
-        if hidden := "".join(self._hidden).split():
-            self.warnings.append(f"{len(hidden):,} words of hidden text were left out.")
+        self.warnings += omissions({"hidden text": len("".join(self._hidden).split())})
 
     def _running(self, parts: list[Any]) -> Iterator[Block]:
         """Headers or footers, each once."""
@@ -291,7 +290,7 @@ class _Walk:
             return
         with suppress(Empty):
             page = html.parse(data)
-            self.warnings += [*page.warnings, *html.told(page.left_out)]
+            self.warnings += [*page.warnings, *omissions(page.left_out)]
             yield from page.blocks()
 
     def _paragraph(self, paragraph: Any) -> Iterator[Block]:

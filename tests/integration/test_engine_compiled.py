@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import tiny_model
 from torch import Tensor, fx
-from transformers import AutoModelForCausalLM, GlmConfig
 
 from worker.engine.compiled import compile_layers
 from worker.engine.decoder import Decoder
@@ -31,26 +31,13 @@ class Compiler:
 
 @pytest.fixture
 def decoder() -> Iterator[Decoder]:
-    torch.manual_seed(0)
-    config = GlmConfig(
-        vocab_size=300,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=3,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=16,
-        max_position_embeddings=4096,
-        pad_token_id=None,
-        initializer_range=0.2,
-    )
-    yield Decoder(AutoModelForCausalLM.from_config(config).eval())
+    yield Decoder(tiny_model())
     torch.compiler.reset()
 
 
 def read(decoder: Decoder, tokens: int) -> Tensor:
     """Logits behind a chunk of so many tokens that stands behind another one."""
-    ids = torch.randint(0, 300, (CHUNK + tokens,), generator=torch.Generator().manual_seed(1)).tolist()
+    ids = torch.randint(0, 256, (CHUNK + tokens,), generator=torch.Generator().manual_seed(1)).tolist()
     room = Span(ExactArena(decoder.shape, -(-len(ids) // CHUNK), dtype=decoder.dtype), 0, len(ids))
     with torch.inference_mode():
         decoder.keep(ids[:CHUNK], [], cut([room], 0, CHUNK))
