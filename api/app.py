@@ -10,7 +10,7 @@ import api.pages
 import api.problems
 import api.security
 from api import reference
-from api.request import BODY_LIMIT, FORM_ROOM, Request, StrictJson
+from api.request import BODY_LIMIT, FORM_PARTS, FORM_ROOM, Request, StrictJson
 from api.routes import batches, deliveries, documents, jobs, server
 from api.services import Services
 
@@ -21,7 +21,9 @@ def create_app(services: Services) -> APIFlask:
     app.request_class = Request
     app.json = StrictJson(app)
     app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    app.config.update(MAX_CONTENT_LENGTH=BODY_LIMIT, MAX_FORM_MEMORY_SIZE=FORM_ROOM, MAX_FORM_PARTS=100)
+    app.config.update(
+        MAX_CONTENT_LENGTH=BODY_LIMIT, MAX_FORM_MEMORY_SIZE=FORM_ROOM, MAX_FORM_PARTS=FORM_PARTS
+    )
     app.extensions["unabridged"] = services
     for concern in (api.log, api.security, api.problems, api.openapi):
         concern.register(app)

@@ -58,7 +58,32 @@ FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 PASSWORD = click.option("--password", help="Opens an encrypted document.")
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Subcommands whose faults of usage are told in JSON too, where JSON is asked for."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with _usage_told(args):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _usage_told(ctx.args):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage_told(args: Sequence[str]) -> Iterator[None]:
+    """Tell a fault of usage on stdout, if it is for JSON; click tells it on stderr and exits with 2."""
+    display = Display(as_json="--json" in args)
+    try:
+        yield
+    except click.UsageError as exc:
+        display.data({"error": {"code": "bad_usage", "message": exc.format_message()}})
+        raise
+
+
+@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Reads whole documents, not chunks: summarize, extract, compare, ask, chat, with checked citations."""
 

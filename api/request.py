@@ -9,9 +9,17 @@ from typing import IO, Any, NoReturn, cast
 
 import flask
 from flask.json.provider import DefaultJSONProvider
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
-from api.problems import Fault, InvalidRequest, MalformedForm, MalformedJson, UnsupportedMediaType
+from api.problems import (
+    BodyTooLarge,
+    Fault,
+    InvalidRequest,
+    MalformedForm,
+    MalformedJson,
+    UnsupportedMediaType,
+)
 from api.services import services
 from jobs.files import Incoming
 from jobs.idempotency import Key
@@ -20,6 +28,11 @@ from jobs.idempotency import Key
 BODY_LIMIT = 32 * 1024**2
 #: Bytes a form may hold beside its file.
 FORM_ROOM = 1024**2
+#: Its parts, the file among them.
+FORM_PARTS = 100
+FORM_TOO_LARGE = (
+    f"A form may have {FORM_PARTS} parts, and {FORM_ROOM:,} bytes beside its file. Send less at once."
+)
 _DEPTH_LIMIT = 100
 _WAIT = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
 
@@ -77,6 +90,10 @@ class Request(flask.Request):
             super()._load_form_data()
         except ValueError as exc:
             raise MalformedForm from exc
+        except RequestEntityTooLarge as exc:
+            if self.stream.tell() < (self.max_content_length or 0):  # so it was not the body as a whole
+                raise BodyTooLarge(FORM_TOO_LARGE) from exc
+            raise
 
     def _get_file_stream(
         self,

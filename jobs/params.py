@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     JsonValue,
     StringConstraints,
+    field_validator,
     model_validator,
 )
 
@@ -27,6 +28,13 @@ INSTRUCTION_LIMIT = 100_000
 Instruction = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=INSTRUCTION_LIMIT)
 ]
+
+
+def _check_number(value: Any) -> Any:
+    """A number is not asked for as "5" or true, which pydantic would take; who sends them made a slip."""
+    if isinstance(value, str | bool):
+        raise ValueError("must be a number")
+    return value
 
 
 class Params(BaseModel):
@@ -42,6 +50,8 @@ class Params(BaseModel):
         default="auto",
         description="`auto` reads in sections what does not fit the window, and says so; `whole` refuses it.",
     )
+
+    _numbers = field_validator("max_tokens", "temperature", "top_p", "seed", mode="before")(_check_number)
 
     def instructions(self) -> list[str]:
         """Every text of the user's that goes into a prompt."""
@@ -113,6 +123,8 @@ class ToolParams(Params):
 
     tools: list[Tool] = Field(default_factory=list, max_length=16)
     max_tool_calls: int = Field(default=4, ge=1, le=32, description="Most calls in one job.")
+
+    _number = field_validator("max_tool_calls", mode="before")(_check_number)
 
     @model_validator(mode="after")
     def _one_tool_a_name(self) -> Self:
@@ -289,6 +301,8 @@ class Work(BaseModel):
     )
     webhook_url: Annotated[str, Field(max_length=2048), AfterValidator(_check_url)] | None = None
     timeout_s: float | None = Field(default=None, gt=0, le=30 * 24 * 3600, description="Expires after this.")
+
+    _number = field_validator("timeout_s", mode="before")(_check_number)
 
     def checked(self) -> Params:
         """The parameters as the kind's own model.

@@ -2,7 +2,8 @@
 
 Measured before choosing: trafilatura 2.3, which looks for the main text, kept 1.2 % of the words of RFC 9110
 and 93 % of RFC 7231, and did not say so. Some words of a footer too many harm less, so only navigation,
-scripts and hidden elements are left out here, and a warning counts the words.
+scripts and hidden elements are left out here, and a warning counts the words. What a style sheet
+hides is read: mostly it stands in tabs and folds, which a reader opens.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from flask import Response, request
 from api.answers import DocumentList, ListQuery, TextList, TextQuery
 from api.examples import DOCUMENT
 from api.openapi import operation
-from api.problems import Fault, InvalidRequest, TextNotReady, UnsupportedMediaType
+from api.problems import BodyTooLarge, Fault, InvalidRequest, TextNotReady, UnsupportedMediaType
 from api.request import Request
 from api.services import services
 from api.upload import Upload
@@ -33,7 +33,7 @@ blueprint = APIBlueprint("documents", __name__, url_prefix="/v1/documents", tag=
 
 
 @blueprint.post("")
-@operation(IdempotencyKeyReused, StorageFull, UnsupportedMediaType, UploadEmpty, UploadTooLarge)
+@operation(BodyTooLarge, IdempotencyKeyReused, StorageFull, UnsupportedMediaType, UploadEmpty, UploadTooLarge)
 @blueprint.output(Document, 201, description="Uploaded; 200 when these bytes were known.", example=DOCUMENT)
 def upload_document() -> tuple[Document, int, dict[str, str]]:
     """Upload a file.

@@ -51,9 +51,12 @@ def document_id(story: Story) -> str:
         ({"params": {}}, "/params/questions"),
         ({"params": {"question": "x", "temperature": 3}}, "/params/temperature"),
         ({"params": {"question": "x", "focus": "y"}}, "/params/focus"),
+        ({"params": {"question": "x", "max_tokens": "5"}}, "/params/max_tokens"),
+        ({"params": {"question": "x", "max_tokens": True}}, "/params/max_tokens"),
         ({"metadata": {"a": 1}}, "/metadata/a"),
         ({"webhook_url": "example.org"}, "/webhook_url"),
         ({"timeout_s": 0}, "/timeout_s"),
+        ({"timeout_s": "60"}, "/timeout_s"),
         ({"kind": "compare", "params": {}}, "/document_ids"),
     ],
 )

@@ -90,6 +90,33 @@ def test_a_body_that_says_it_is_too_long_is_refused_unread(client: FlaskClient) 
     assert body.tell() == 0
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    ("beside", "code"),
+    [
+        ([b"1"] * 100, "body_too_large"),
+        ([b"1" * 2**20 + b"1"], "body_too_large"),
+        ([b"1" * 2**20] * 2, "upload_too_large"),
+    ],
+    ids=["too many parts", "a part too large", "all too large"],
+)
+def test_a_form_too_large_beside_its_file_is_told_apart(
+    client: FlaskClient, tmp_path: Path, beside: list[bytes], code: str, chunked: bool
+) -> None:
+    heads = [b'name="file"; filename="a.txt"', *(b'name="other"' for _ in beside)]
+    parts = zip(heads, [b"text", *beside], strict=True)
+    form = b"".join(b"--x\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n" % part for part in parts)
+    end = {"wsgi.input_terminated": True} if chunked else {"CONTENT_LENGTH": str(len(form) + 7)}
+    response = client.post(
+        "/v1/documents",
+        input_stream=io.BytesIO(form + b"--x--\r\n"),
+        content_type="multipart/form-data; boundary=x",
+        environ_overrides=end,
+    )
+    assert (response.status_code, response.get_json()["code"]) == (413, code)
+    assert files(tmp_path) == []
+
+
 @pytest.mark.parametrize("cut", [20, 70, 95])
 def test_a_form_cut_short_leaves_nothing(client: FlaskClient, tmp_path: Path, cut: int) -> None:
     form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nsome text and more'

@@ -61,6 +61,38 @@ def test_a_missing_file_is_bad_input(run: CliRunner) -> None:
     assert "nothing.pdf" in said(result)
 
 
+@pytest.mark.parametrize(
+    ("typed", "complaint"),
+    [
+        (["summarize", "--json"], "Missing argument 'FILE'."),
+        (["summarize", "nothing.pdf", "--json"], "File 'nothing.pdf' does not exist."),
+        (["jobs", "--json", "--statu", "queued"], "No such option '--statu'."),
+        (["jobs", "--json", "--status", "lost"], "'lost' is not one of"),
+        (["extract", ".", "--json"], "'.' is a directory"),
+        (["batch", ".", "--kind", "ask", "--out", "answers", "--json"], "--kind ask needs --question."),
+        (["summarise", "--json"], "No such command 'summarise'."),
+        (["--json", "jobs"], "No such option '--json'."),
+    ],
+)
+def test_a_fault_of_usage_is_json_where_json_is_asked_for(
+    run: CliRunner, typed: list[str], complaint: str
+) -> None:
+    result = run.invoke(main, typed)
+
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert error["code"] == "bad_usage"
+    assert complaint in error["message"]
+    assert complaint in said(result)
+
+
+def test_a_fault_of_usage_is_text_otherwise(run: CliRunner) -> None:
+    result = run.invoke(main, ["summarize"])
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Missing argument 'FILE'." in said(result)
+
+
 def test_a_schema_that_is_not_json_is_bad_input(run: CliRunner, document: Path) -> None:
     result = run.invoke(main, ["extract", str(document), "--schema", str(document)])
 
@@ -201,4 +233,5 @@ def test_what_the_command_line_says_by_itself_is_in_the_documentation() -> None:
     for kind in told:
         assert f"| `{kind.code}` | {NO_SERVER} | {kind.__doc__} |" in section
     described = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-    assert set(described) == {kind.code for kind in told} | {"bad_settings", "file_unusable", "not_text"}
+    others = {"bad_settings", "bad_usage", "file_unusable", "not_text"}
+    assert set(described) == {kind.code for kind in told} | others

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from jobs.params import PARAMS, AskParams, ExtractParams, NewBatch, NewJob, dialect_of
+from jobs.params import PARAMS, AskParams, ExtractParams, NewBatch, NewJob, OwnParams, dialect_of
 from jobs.status import Kind
 
 SCHEMA = {"type": "object", "properties": {"total": {"type": "number"}}}
@@ -37,6 +37,28 @@ def test_what_was_checked_is_read_back_the_same_by_the_worker(kind: Kind) -> Non
 def test_a_parameter_nobody_knows_is_refused(kind: Kind) -> None:
     with pytest.raises(ValidationError, match="colour"):
         new(kind, params={**LEAST[kind], "colour": "red"}).checked()
+
+
+BODIES: tuple[type[BaseModel], ...] = (*PARAMS.values(), OwnParams, NewJob, NewBatch)
+
+
+def numbers(model: type[BaseModel]) -> list[str]:
+    """Names of the fields that take a number."""
+    fields = model.model_json_schema()["properties"].items()
+    kinds = {name: {kind.get("type") for kind in (field, *field.get("anyOf", ()))} for name, field in fields}
+    return [name for name, types in kinds.items() if types & {"integer", "number"}]
+
+
+@pytest.mark.parametrize("value", ["1", True])
+@pytest.mark.parametrize(("model", "name"), [(model, name) for model in BODIES for name in numbers(model)])
+def test_a_number_is_neither_text_nor_true(model: type[BaseModel], name: str, value: object) -> None:
+    with pytest.raises(ValidationError) as told:
+        model.model_validate({name: value})
+    assert (name,) in {error["loc"] for error in told.value.errors()}
+
+
+def test_a_whole_number_may_have_a_point() -> None:
+    assert new(params={**LEAST[Kind.ASK], "max_tokens": 5.0}).checked().max_tokens == 5
 
 
 def test_one_question_is_a_list_of_one() -> None:
