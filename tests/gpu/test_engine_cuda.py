@@ -239,7 +239,7 @@ def test_a_question_sees_packed_pages_in_place_as_it_would_see_them_unpacked(
             for packed in (straight, None):
                 decoder.see_in_place(packed)
                 read.append(decoder.read(question, past, [seat.tail.part(5, 5 + tokens)]))
-            assert error(*read) < 0.03
+            assert error(*read) < 0.06  # weights go through the FP8 cores as e4m3
             # Other kernels were at work, where this card has them.
             assert torch.equal(*read) == (straight is None)
 

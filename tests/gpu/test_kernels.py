@@ -25,6 +25,7 @@ Name = Literal["fp8", "int4"]
 NAMES = pytest.mark.parametrize("name", ["fp8", "int4"])
 HEADS, KV_HEADS, DIM = 32, 4, 128
 SCALE = DIM**-0.5
+COARSE = 3e-2  #: relative error where weights are e4m3: less than packing makes
 
 
 def noise(tokens: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -158,7 +159,7 @@ def test_a_step_of_several_seats_equals_the_reference(name: Format, rows: int) -
     decode.merge(*parts[0], part_counts, out[0])
     reference.merge(*parts[1], part_counts, out[1])
     assert out.isfinite().all()
-    assert error(out[0], out[1]) < 1e-2
+    assert error(out[0], out[1]) < (1e-2 if name == "exact" or rows < 8 else COARSE)
 
 
 @pytest.mark.parametrize("name", ["exact", "fp8", "int4"])
@@ -174,7 +175,7 @@ def test_queries_as_the_left_operand_give_what_the_reference_gives(
     """
     from worker.engine.kernels import decode
 
-    most = 0.1 if loud and name != "exact" else 1e-2
+    most = 1e-2 if name == "exact" else 0.1 if loud else COARSE
     document = noise(64 * PAGE)
     q = torch.randn(rows, HEADS, DIM, device="cuda").bfloat16()
     q[0] = 8 * document[0][777].repeat_interleave(HEADS // KV_HEADS, 0)
@@ -216,8 +217,26 @@ def test_the_loudest_page_may_be_the_last_of_many(name: Name) -> None:
     got, want = fresh_parts(cut), fresh_parts(cut)
     decode.attend_packed(*read, *got, SCALE, 8, launch)
     reference.attend_packed(*read, *want, SCALE)
-    assert error(got[0], want[0]) < 1e-2
+    assert error(got[0], want[0]) < COARSE
     assert error(got[1], want[1]) < 1e-2
+
+
+@NAMES
+def test_a_token_that_has_all_the_weight_is_heard_as_it_was_kept(name: Name) -> None:
+    """Its value's scale has the four bits of e4m3, so that nothing of it is rounded."""
+    from worker.engine.kernels import decode
+
+    keys, values = noise(8 * PAGE)
+    q = 8 * keys[300:308].repeat_interleave(HEADS // KV_HEADS, 1)
+    cut = plan([Group([Span(name, 0, 8 * PAGE)], [Tail(0, 0)] * 8)], {"exact": 4} | {name: 1})
+    packed = packed_format(name, KV_HEADS, DIM)
+    codes, scales = pages(name, 8 * PAGE)
+    packed.pack(keys, values, codes, scales)
+    read = packed, q, codes, scales, *on_card(cut.items[name])
+    got, want = fresh_parts(cut), fresh_parts(cut)
+    decode.attend_packed(*read, *got, SCALE, 8)
+    reference.attend_packed(*read, *want, SCALE)
+    assert error(got[0], want[0]) < 3e-3
 
 
 @pytest.mark.parametrize("rows", [1, 8])
@@ -225,7 +244,8 @@ def test_the_test_at_the_start_finds_every_kernel_right(rows: int) -> None:
     from worker.engine.kernels.selftest import worst_error
 
     for packed in (None, packed_format("fp8", KV_HEADS, DIM), packed_format("int4", KV_HEADS, DIM)):
-        assert worst_error(packed, Shape(1, KV_HEADS, DIM), HEADS, rows, torch.device("cuda")) < 1e-2
+        worst = worst_error(packed, Shape(1, KV_HEADS, DIM), HEADS, rows, torch.device("cuda"))
+        assert worst < (1e-2 if packed is None or rows < 8 else COARSE)
 
 
 def test_a_step_in_a_graph_follows_the_tails_as_they_grow() -> None:

@@ -58,6 +58,14 @@ def test_what_is_packed_comes_back_nearly_the_same(name: Name, most: float, dim:
 
 
 @NAMES
+def test_scales_of_values_are_e4m3_times_a_power_of_two(name: Name) -> None:
+    """So a key that has all the weight is heard unrounded, where weights go to the FP8 tensor cores."""
+    _, scales = packed_pages(packed_format(name, KV_HEADS, 64), *noise(PAGES * PAGE, 64))
+    mantissas = scales[..., 1].float().frexp().mantissa
+    assert torch.equal(mantissas.to(torch.float8_e4m3fn).float(), mantissas)
+
+
+@NAMES
 def test_packing_what_came_back_changes_it_no_more_than_once(name: Name) -> None:
     packed = packed_format(name, KV_HEADS, 64)
     once = round_trip(packed, *noise(PAGE, 64))

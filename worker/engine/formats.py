@@ -5,6 +5,9 @@ Packed keys and values lie in pages of `PAGE` tokens, one layer of an arena bein
     codes   uint8  (pages, 2, KV heads, PAGE * dim * bits / 8)     side 0 holds keys, side 1 values
     scales  bf16   (pages, KV heads, PAGE, 2)                      one a token, head and side
 
+Scales of values have four bits, as e4m3 has: where one token has all the weight, the FP8 tensor cores see its
+weight times its scale unrounded (see `kernels.decode`).
+
 A page's codes are 16-bit words in the order in which the decode kernels take them. Keys are (tokens, dim) and
 values (dim, tokens), so that both are contracted along their last axis; of an axis of n words, word w holds
 elements w, w + n, w + 2n, ..., the first in the lowest bits.
@@ -76,7 +79,7 @@ class PackedFormat(ABC):
             return
         for side, x in enumerate((keys, values)):
             pages = x.float().reshape(-1, PAGE, self.kv_heads, self.dim).transpose(1, 2)
-            quantized, scale = self._quantize(pages)
+            quantized, scale = self._quantize(pages, scale_bits=4 if side else 8)
             codes[:, side] = self._to_words(quantized.mT if side else quantized).flatten(2)
             scales[..., side] = scale
 
@@ -120,8 +123,8 @@ class PackedFormat(ABC):
         return piece._replace(keys=keys.copy_(piece.keys), values=values.copy_(piece.values))
 
     @abstractmethod
-    def _quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes in the low `bits` of an int32, and scales in bf16, of x (..., dim) in fp32."""
+    def _quantize(self, x: Tensor, scale_bits: int) -> tuple[Tensor, Tensor]:
+        """Codes, in int32, and scales, in bf16 of `scale_bits` bits, of x (..., dim) in fp32."""
 
     @abstractmethod
     def _dequantize(self, codes: Tensor, scales: Tensor) -> Tensor: ...
@@ -148,8 +151,8 @@ class Fp8(PackedFormat):
     name = "fp8"
     bits = 8
 
-    def _quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        scales = (x.abs().amax(-1) / E4M3_TOP).bfloat16()
+    def _quantize(self, x: Tensor, scale_bits: int) -> tuple[Tensor, Tensor]:
+        scales = _scales(x.abs().amax(-1) / E4M3_TOP, scale_bits)
         scaled = (x * _inverse(scales)).clamp(-E4M3_TOP, E4M3_TOP)
         return scaled.to(E4M3).view(torch.uint8).int(), scales
 
@@ -177,9 +180,9 @@ class Int4(PackedFormat):
                 f"The 4-bit format needs heads of 32, 64, 128 or 256; this model's have {dim}. Choose fp8."
             )
 
-    def _quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _quantize(self, x: Tensor, scale_bits: int) -> tuple[Tensor, Tensor]:
         x = x @ walsh(self.dim, x.device)
-        scales = (x.abs().amax(-1) / INT4_REACH).bfloat16()
+        scales = _scales(x.abs().amax(-1) / INT4_REACH, scale_bits)
         return ((x * _inverse(scales) / 2).floor() + 8).clamp(0, 15).int(), scales
 
     def _dequantize(self, codes: Tensor, scales: Tensor) -> Tensor:
@@ -188,6 +191,12 @@ class Int4(PackedFormat):
     def _bound(self, x: Tensor, scales: Tensor) -> Tensor:
         norms: Tensor = x.norm(dim=-1)  # rotation keeps them
         return norms.amax(1)
+
+
+def _scales(x: Tensor, bits: int) -> Tensor:
+    """x, positive, rounded to `bits` of the 8 bits of bf16."""
+    place = 1 << 8 - bits
+    return (x.bfloat16().view(torch.int16) + place // 2 & -place).view(torch.bfloat16)
 
 
 def _inverse(scales: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ _MOST_QUERIES = {8: 511, 4: 96}
 _QUERIES_A_PIECE = 32  # nor more than these: a short document is unpacked in a few launches
 _MOST_ITEMS = 1_024  # pages that lie far apart would take memory for the parts of each
 _TEST_PAGES = 20
-_TOLERANCE = 2e-2  # relative, of bf16
+_TOLERANCE = 5e-2  # as for writing (`step`)
 
 
 class PackedAttention:

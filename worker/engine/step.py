@@ -27,7 +27,7 @@ from worker.engine.pool import Arenas
 from worker.engine.writer import PlainWriter, Writer, Written, widths
 
 _MOST_PARTS = 1_024
-_TOLERANCE = 2e-2  # relative, of bf16
+_TOLERANCE = 5e-2  # relative: bf16 is off by 0.003, weights in e4m3 by 0.03 where values have no mean
 
 
 class GraphWriter:
@@ -273,10 +273,10 @@ class _State:
         layer, exact = self._layer, self._exact
         self._layer += 1
         q, keys, values = query.squeeze(2).contiguous(), exact.keys[layer], exact.values[layer]
-        decode.append(key.squeeze(2), value.squeeze(2), self._slots, keys, values)
         here = torch.cuda.current_stream()
         self._beside.wait_stream(here)
         with torch.cuda.stream(self._beside):  # little work each, and much latency
+            decode.append(key.squeeze(2), value.squeeze(2), self._slots, keys, values)
             self._attend("exact", layer, q, scale)
         for name in self._named.keys() - {"exact"}:
             self._attend(name, layer, q, scale)

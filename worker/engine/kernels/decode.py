@@ -37,6 +37,7 @@ _MERGED_AT_ONCE = 128  # parts: more than a document on an H200 has for a seat
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _LN_2 = tl.constexpr(0.6931471805599453)
 FP8_LIFT = tl.constexpr(2.0**120)
+_ONE_SQUARED = tl.constexpr(2 * 0x3F800000)  # less the bits of a power of two: those of its inverse
 
 
 # For each plane: one code of two words in a register, put where 128.0 has room for it: 128 + code.
@@ -76,14 +77,15 @@ _E4M3_OF_INT4 = tl.constexpr(
     )
     + "}"
 )
-# Two numbers in fp16, at most 448, as the sums of two e4m3 each: one is rounded to e4m3's four bits and the
-# other is what is left.
-_SPLIT = (
-    "add.u32 t, u, 0x00400040; and.b32 t, t, 0xFF80FF80; cvt.rn.satfinite.e4m3x2.f16x2 $0, t;"
+# Two numbers, at most 448, as the sums of two e4m3 each: one is rounded to e4m3's four bits and the other is
+# what is left.
+_HALVES = tl.constexpr(
+    "{ .reg .b32 t, u; cvt.rn.f16x2.f32 u, $3, $2;"
+    " add.u32 t, u, 0x00400040; and.b32 t, t, 0xFF80FF80; cvt.rn.satfinite.e4m3x2.f16x2 $0, t;"
     " sub.rn.f16x2 u, u, t; cvt.rn.satfinite.e4m3x2.f16x2 $1, u; }"
 )
-_HALVES = tl.constexpr("{ .reg .b32 t, u; cvt.rn.f16x2.f32 u, $3, $2; " + _SPLIT)
-_HALVES_OF_F16 = tl.constexpr("{ .reg .b32 t, u; mov.b32 u, $2; " + _SPLIT)
+# Both scales of a pair at a time; the third operand is -0.0.
+_MULTIPLY_BF16 = tl.constexpr("{ .reg .b32 t; mov.b32 t, 0x80008000; fma.rn.bf16x2 $0, $1, $2, t; }")
 # Two numbers in fp16 at a time.
 _TO_F16 = tl.constexpr("cvt.rn.f16x2.f32 $0, $2, $1;")
 _MAX_F16 = tl.constexpr("max.f16x2 $0, $1, $2;")
@@ -382,25 +384,46 @@ def _codes(at, row, column, PLANES: tl.constexpr, ASM: tl.constexpr):
 
 @triton.jit
 def _halves(x, ASM: tl.constexpr):
-    """x, at most 448, as the sum of two e4m3: eight bits, as bf16 has.
-
-    Without assembly the first is rounded by hand: converted back from e4m3 by Triton 3.6 it is not always a
-    number.
-    """
-    if not ASM:
-        x = x.to(tl.float32)
-        bits = x.to(tl.int32, bitcast=True)
-        rounded = ((bits + 0x80000) & -0x100000).to(tl.float32, bitcast=True)
-        high, low = rounded.to(tl.float8e4nv), (x - rounded).to(tl.float8e4nv)
-    elif x.dtype == tl.float16:
-        high, low = tl.inline_asm_elementwise(
-            _HALVES_OF_F16, "=h,=h,r", [x], dtype=(tl.float8e4nv, tl.float8e4nv), is_pure=True, pack=2
-        )
-    else:
+    """x in fp32, at most 448, as the sum of two e4m3: eight bits, as bf16 has."""
+    if ASM:
         high, low = tl.inline_asm_elementwise(
             _HALVES, "=h,=h,r,r", [x], dtype=(tl.float8e4nv, tl.float8e4nv), is_pure=True, pack=2
         )
+    else:
+        rounded = _rounded(x)
+        high, low = rounded.to(tl.float8e4nv), _rounded(x - rounded).to(tl.float8e4nv)
     return high, low
+
+
+@triton.jit
+def _to_e4m3(x, ASM: tl.constexpr):
+    return x.to(tl.float8e4nv) if ASM else _rounded(x.to(tl.float32)).to(tl.float8e4nv)
+
+
+@triton.jit
+def _rounded(x):
+    """To the four bits of e4m3, which Triton's interpreter would cut off."""
+    return ((x.to(tl.int32, bitcast=True) + 0x80000) & -0x100000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _power(x):
+    """The largest power of two that is not above x, as its bits."""
+    return x.to(tl.int32, bitcast=True) & 0x7F800000
+
+
+@triton.jit
+def _times(pair, powers, ASM: tl.constexpr):
+    """Loaded pairs of scales, each times its half of `powers`: exact, as those are powers of two."""
+    if ASM:
+        pair = tl.inline_asm_elementwise(
+            _MULTIPLY_BF16, "=r,r,r", [pair, powers], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        low = (_low(pair) * _low(powers)).to(tl.int32, bitcast=True)
+        high = (_high(pair) * _high(powers)).to(tl.int32, bitcast=True)
+        pair = ((low >> 16) & 0xFFFF) | high
+    return pair
 
 
 @triton.jit
@@ -481,8 +504,10 @@ def _attend_packed_wide(
 ):  # fmt: skip
     """`_attend_packed` with queries as the left operand, a page at a time, on the FP8 tensor cores.
 
-    Codes go there as they are, queries and probabilities as two e4m3 each. Those cores keep some 14 bits of a
-    sum, so a page is summed there and pages in fp32; a score is as good as 14 bits of its largest term.
+    Codes go there as they are, a query as two e4m3, and a probability, times its value's scale, as one: less
+    exact than values are as they are kept (`benchmarks.coarse_weights`), and exact where it is 1, for such
+    scales have four bits (see `formats`). Those cores keep some 14 bits of a sum, so a page is summed there
+    and pages in fp32; a score is as good as 14 bits of its largest term.
     Dims of keys and tokens of values are taken in the order of their codes, and queries follow suit. Keys are
     taken in an order that leaves each thread with those probabilities that it has to give to the next product
     (FlashAttention-3, arXiv:2407.08608, section 3.3).
@@ -511,10 +536,10 @@ def _attend_packed_wide(
             query = tl.dot(whole, tl.trans(walsh(order + tl.load(row + 7), DIM))) * DIM**-0.5
         else:
             query = tl.trans(_queries(q, row, kv_head, order, HEADS, GROUP, N, DIM)).to(tl.float32)
-        size = tl.maximum(tl.max(tl.max(tl.abs(query), 1), 0), 1e-30)
-        query, rest = _halves(query * (256 / size), ASM)
-        factor = size * (scale * _LOG2_E * UNIT / 256)
-        # The values' largest scale: probabilities times 256 and their share of it use all of e4m3.
+        query *= scale * _LOG2_E * UNIT
+        lift = _power(256 / tl.maximum(tl.max(tl.max(tl.abs(query), 1), 0), 1e-30))
+        query, rest = _halves(query * lift.to(tl.float32, bitcast=True), ASM)
+        # The values' largest scale becomes some 256: probabilities times scales use all of e4m3.
         largest = tl.full([_AT_ONCE * _PAGE], 2.0**-60, tl.float32)
         spot = tl.arange(0, _AT_ONCE * _PAGE)
         for number in range(0, pages, _AT_ONCE):
@@ -522,23 +547,24 @@ def _attend_packed_wide(
             page = (first + number + spot // _PAGE).to(tl.int64)
             pair = tl.load(scales + (page * KV_HEADS + kv_head) * _PAGE + spot % _PAGE, mask=held, other=0)
             largest = tl.maximum(largest, _high(pair))
-        largest = tl.max(largest, 0)
+        raised = _power(256 / tl.max(largest, 0))
+        powers = raised | ((_ONE_SQUARED - lift) >> 16)
         # The first page's largest score.
         at_codes = codes + first.to(tl.int64) * (2 * SIDE) + kv_head * (SIDE // KV_HEADS)
         pair = tl.load(scales + (first.to(tl.int64) * KV_HEADS + kv_head) * _PAGE + token)
         k = tl.trans(_codes(at_codes, token, dims, PLANES, ASM))
         s = tl.dot(rest, k, tl.dot(query, k))
-        peak = tl.max(s * (_low(pair) * factor)[None, :], 1)
+        peak = tl.max(s * _low(_times(pair, powers, ASM))[None, :], 1)
         total = tl.zeros([N], tl.float32)
         out = tl.zeros([N, DIM], tl.float32)
         for number in tl.range(0, pages, num_stages=STAGES):
             page = (first + number).to(tl.int64)
             at_codes = codes + page * (2 * SIDE) + kv_head * (SIDE // KV_HEADS)
-            pair = tl.load(scales + (page * KV_HEADS + kv_head) * _PAGE + token)
+            pair = _times(tl.load(scales + (page * KV_HEADS + kv_head) * _PAGE + token), powers, ASM)
             k = tl.trans(_codes(at_codes, token, dims, PLANES, ASM))
             v = tl.trans(_codes(at_codes + SIDE, dims, at, PLANES, ASM))
-            of_key = tl.broadcast_to((_low(pair) * factor)[None, :], (N, _PAGE))
-            of_value = tl.broadcast_to((_high(pair) * (256 / largest))[None, :], (N, _PAGE))
+            of_key = tl.broadcast_to(_low(pair)[None, :], (N, _PAGE))
+            of_value = tl.broadcast_to(_high(pair)[None, :], (N, _PAGE))
             s = tl.dot(rest, k, tl.dot(query, k))
             x = _f16(tl.fma(s, of_key, tl.broadcast_to(-peak[:, None], (N, _PAGE))), ASM)
             grown = tl.maximum(_largest(x, ASM), 0.0)
@@ -548,10 +574,8 @@ def _attend_packed_wide(
             total = total * fade + _sum(p, ASM)
             p = _multiply(p, _f16(of_value, ASM), ASM)
             p = p.reshape(N, _PAGE // 16, 2, 4, 2).permute(0, 1, 3, 2, 4).reshape(N, _PAGE)
-            high, low = _halves(p, ASM)
-            here = tl.dot(low, v, tl.dot(high, v))
-            out = tl.fma(out, tl.broadcast_to(fade[:, None], (N, DIM)), here)
-        out *= (largest * (UNIT / 256) / tl.where(total > 0, total, 1.0))[:, None]
+            out = tl.fma(out, tl.broadcast_to(fade[:, None], (N, DIM)), tl.dot(_to_e4m3(p, ASM), v))
+        out *= (UNIT / raised.to(tl.float32, bitcast=True) / tl.where(total > 0, total, 1.0))[:, None]
         _write_packed(tl.trans(out), row, kv_head, parts, max_parts, HEADS, GROUP, N, DIM, PLANES)
         _write_lse(peak, total, row, kv_head, parts_lse, max_parts, HEADS, GROUP, N)
 
@@ -604,7 +628,7 @@ class Launch:
     block: int  #: keys a step: tokens of the exact arena, pages of a packed one
     stages: int  #: blocks in flight
     warps: int
-    wide: bool = False  #: queries are the left operand; for packed arenas as two e4m3
+    wide: bool = False  #: queries are the left operand; for packed arenas on the FP8 tensor cores
 
 
 #: (planes of a word, queries of a KV head): measured on an H200; planes 1 is the exact arena.

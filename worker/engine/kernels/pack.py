@@ -27,9 +27,11 @@ _NO_REACH = tl.constexpr(NO_REACH)
 
 
 @triton.jit
-def _scales(largest, PLANES: tl.constexpr):
+def _scales(largest, PLANES: tl.constexpr, BITS: tl.constexpr):
     """The scales, as they are kept, of heads whose largest elements are given."""
-    return (largest / (_INT4_REACH if PLANES == 4 else _E4M3_TOP)).to(tl.bfloat16)
+    PLACE: tl.constexpr = 1 << (8 - BITS)
+    scales = (largest / (_INT4_REACH if PLANES == 4 else _E4M3_TOP)).to(tl.bfloat16)
+    return ((scales.to(tl.int16, bitcast=True) + PLACE // 2) & -PLACE).to(tl.bfloat16, bitcast=True)
 
 
 @triton.jit
@@ -76,7 +78,7 @@ def _pack_keys(keys, codes, scales, KV_HEADS: tl.constexpr, DIM: tl.constexpr, P
             x = x.to(tl.bfloat16).to(tl.float32)
         largest = tl.maximum(largest, tl.max(tl.abs(x), 1))
         planes = planes + (x,)
-    scale = _scales(largest, PLANES)
+    scale = _scales(largest, PLANES, 8)
     words = tl.zeros([_PAGE, WORDS], tl.int32)
     for plane in tl.static_range(PLANES):
         words |= _quantize(planes[plane], scale, PLANES) << (16 // PLANES * plane)
@@ -99,7 +101,7 @@ def _pack_values(values, codes, scales, KV_HEADS: tl.constexpr, DIM: tl.constexp
         if PLANES == 4:
             x = tl.dot(x, walsh(dims, DIM)) * DIM**-0.5
         x = x.to(tl.float32)
-        scale = _scales(tl.max(tl.abs(x), 1), PLANES)
+        scale = _scales(tl.max(tl.abs(x), 1), PLANES, 4)
         words |= _quantize(x, scale, PLANES) << (16 // PLANES * plane)
         tl.store(scales + ((page * KV_HEADS + head) * _PAGE + token) * 2 + 1, scale)
     at = codes + ((page * 2 + 1) * KV_HEADS + head) * (TOKENS * DIM)
