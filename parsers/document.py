@@ -11,7 +11,7 @@ from typing import Any, Literal
 from parsers.markdown import Table, tables
 
 #: Raise it whenever any parser's output may change: saved text is keyed by it.
-PARSER_VERSION = "6"
+PARSER_VERSION = "7"
 
 #: Version 1 had pages, title, media type, warnings and parser only; the rest is empty when it is read.
 _JSON_VERSION = 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from parsers.errors import Damaged, Encrypted
 from parsers.limits import Limits
 from parsers.numbering import FORMATS, spell
 from parsers.package import Package
-from parsers.reading import Reading
+from parsers.reading import Reading, omissions
 from parsers.sections import Block, sections
 
-PARSER = "opendocument/2"
+PARSER = "opendocument/3"
 
 _SKIPPED = frozenset({
     "tracked-changes", "sequence-decls", "note-citation", "forms", "table-header-columns", "ruby-text",
@@ -27,6 +28,8 @@ _MOST_REPEATED = 50
 _DEEPEST = 10
 #: Style of a list, None for the headings, and level.
 _Place = tuple[str | None, int]
+#: Family of a style, and its name; "" is the style that all others of the family begin with.
+_Style = tuple[str, str]
 
 
 def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
@@ -40,8 +43,11 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
     body = None if root is None else root.find("{*}body/{*}text")
     if body is None:
         raise Damaged("The file holds no text document. Save a new copy and send that.")
-    walk = _Walk(_levels(part) for part in (styles, root) if part is not None)
-    pages = sections([*walk.running(styles, "header"), *walk.blocks(body), *walk.running(styles, "footer")])
+    # Each of the two parts has automatic styles of its own, often by the same names.
+    margin, walk = _Walk(styles), _Walk(styles, root)
+    pages = sections(
+        [*margin.running(styles, "header"), *walk.blocks(body), *margin.running(styles, "footer")]
+    )
     return Reading(
         parser=PARSER,
         raw_pages=pages,
@@ -49,23 +55,33 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
         paged=False,
         title=None if meta is None else meta.findtext(".//{*}title"),
         metadata=_metadata(meta),
+        warnings=omissions({"hidden text": margin.left_out + walk.left_out}),
     )
 
 
 class _Walk:
     """The way through a document; a note follows the paragraph it hangs on."""
 
-    def __init__(self, levels: Iterable[Mapping[_Place, Any]]) -> None:
+    def __init__(self, *parts: Any) -> None:
+        parts = tuple(part for part in parts if part is not None)
         self._pending: list[Block] = []
         self._notes = 0
         #: How a list of this style is numbered at this level.
-        self._levels = {key: level for part in levels for key, level in part.items()}
+        self._levels = {key: level for part in parts for key, level in _levels(part).items()}
+        self._hiding = _hiding(parts)
+        self._hidden: list[str] = []
+        self._gone = False  # True within what is hidden as a whole
         #: Last number given at each level of the list that is open, and of the headings.
         self._counts: list[int] = []
         self._headings: list[int] = []
         self._style = ""
         #: Last number given in the lists of a style at a level, which another may continue.
         self._ends: dict[_Place, int] = {}
+
+    @property
+    def left_out(self) -> int:
+        """Words that were hidden."""
+        return len("".join(self._hidden).split())
 
     def running(self, styles: Any, kind: str) -> Iterator[Block]:
         """Headers or footers, each once."""
@@ -81,10 +97,11 @@ class _Walk:
         for child in parent:
             match _name(child):
                 case "h" | "p" as name:
-                    text = "".join(self._inline(child))
+                    text = self._line(child)
                     level = min(whole(get(child, "outline-level"), default=1), _DEEPEST) if name == "h" else 0
+                    # LibreOffice counts hidden headings, too, as it does hidden items (SwNodeNum::IsCounted).
+                    number = self._numbered(child, level) if level and _holds_text(child) else ""
                     if text.strip():
-                        number = self._numbered(child, level) if level else ""
                         yield Block((number or bullet) + text, level)
                         bullet = ""
                     yield from self._hanging()
@@ -101,7 +118,8 @@ class _Walk:
                     )
                     yield Block(text)
                 case name if name not in _SKIPPED:
-                    yield from self.blocks(child)
+                    with self._hiding_all(_is_hidden(child)):
+                        yield from self.blocks(child)
 
     def _list(self, element: Any) -> Iterator[Block]:
         outer = self._style, self._counts
@@ -146,34 +164,64 @@ class _Walk:
         pending, self._pending = self._pending, []
         yield from pending
 
-    def _inline(self, element: Any) -> Iterator[str]:
-        yield element.text or ""
+    def _line(self, paragraph: Any) -> str:
+        """The text of a paragraph; what is hidden of it is kept apart."""
+        self._hidden.append(" ")
+        with self._hiding_all(_hides_itself(paragraph)):
+            return "".join(self._inline(paragraph, self._hides("paragraph", paragraph)))
+
+    @contextmanager
+    def _hiding_all(self, hidden: bool) -> Iterator[None]:
+        """Within it all is hidden if that is so here, whatever the styles say."""
+        outer, self._gone = self._gone, self._gone or hidden
+        try:
+            yield
+        finally:
+            self._gone = outer
+
+    def _hides(self, family: str, element: Any, outer: bool = False) -> bool:
+        """Whether the style of an element hides its text; one that does not say leaves it as it is around."""
+        return self._gone or self._hiding.get((family, get(element, "style-name")), outer)
+
+    def _shown(self, text: str | None, hidden: bool) -> str:
+        if hidden:
+            self._hidden.append(text or "")
+        return "" if hidden else text or ""
+
+    def _inline(self, element: Any, hidden: bool) -> Iterator[str]:
+        yield self._shown(element.text, hidden)
         for child in element:
             match _name(child):
                 case "s":
-                    yield " " * min(whole(get(child, "c"), default=1), _MOST_REPEATED)
+                    yield self._shown(" " * min(whole(get(child, "c"), default=1), _MOST_REPEATED), hidden)
                 case "tab":
-                    yield "\t"
+                    yield self._shown("\t", hidden)
                 case "line-break":
-                    yield "\n"
+                    yield self._shown("\n", hidden)
+                case "span" | "a":
+                    yield from self._inline(child, self._hides("text", child, hidden))
+                case "hidden-text" if _is_hidden(child):
+                    self._hidden.append(child.text or get(child, "string-value"))
+                case "note" | "annotation" | "text-box" as name if hidden or name == "text-box":
+                    before, self._pending = self._pending, []
+                    with self._hiding_all(hidden):
+                        self._pending = [*before, *self.blocks(child)]
                 case "note":
                     self._notes += 1
                     self._pending.append(Block(f"[{self._notes}] {self._text(child)}"))
                     yield f"[{self._notes}]"
-                case "text-box":
-                    before, self._pending = self._pending, []
-                    self._pending = [*before, *self.blocks(child)]
                 case "annotation":
                     author = child.findtext("{*}creator")
                     said = self._text(child)
                     self._pending.append(Block(f"[Comment{f' by {author}' if author else ''}: {said}]"))
                 case name if name not in _SKIPPED:
-                    yield from self._inline(child)
-            yield child.tail or ""
+                    yield from self._inline(child, hidden or _is_hidden(child))
+            yield self._shown(child.tail, hidden)
 
     def _text(self, element: Any) -> str:
         """The paragraphs within an element, on one line."""
-        return " ".join("".join(self._inline(part)).strip() for part in element.iter("{*}p", "{*}h"))
+        lines = (self._line(part).strip() for part in element.iter("{*}p", "{*}h"))
+        return " ".join(filter(None, lines))
 
     def _rows(self, table: Any) -> Iterator[list[str]]:
         for row in table.iter("{*}table-row"):
@@ -184,6 +232,48 @@ class _Walk:
             while cells and not cells[-1]:
                 cells.pop()
             yield cells
+
+
+def _hiding(parts: tuple[Any, ...]) -> dict[_Style, bool]:
+    """Whether a style hides text or shows it, of those that say so or inherit it (part 3, section 16.2)."""
+    styles = {
+        (get(style, "family"), get(style, "name")): style
+        for part in parts
+        for style in part.iter("{*}style", "{*}default-style")
+    }
+    hiding: dict[_Style, bool | None] = {}
+    for first in styles:
+        heirs: list[_Style] = []
+        key, said = first, ""
+        while not said and key in styles and key not in hiding:
+            hiding[key] = None  # ends a circle, too
+            heirs.append(key)
+            said = _display(styles[key])
+            key = key[0], get(styles[key], "parent-style-name") if key[1] else ""
+        hiding.update(dict.fromkeys(heirs, said == "none" if said else hiding.get(key)))
+    return {key: hides for key, hides in hiding.items() if hides is not None}
+
+
+def _display(style: Any) -> str:
+    """What a style says of the display of text; a condition is not weighed, so that it shows it."""
+    return next((get(properties, "display") for properties in style.iterfind("{*}text-properties")), "")
+
+
+def _is_hidden(element: Any) -> bool:
+    """Whether a section or a field is hidden, where it stands on a condition by the file's own word."""
+    return get(element, "display") == "none" or get(element, "is-hidden") == "true"
+
+
+def _hides_itself(paragraph: Any) -> bool:
+    """Whether a field within a paragraph hides all of it."""
+    return any(
+        _is_hidden(field) and next(field.iterancestors("{*}p", "{*}h")) is paragraph
+        for field in paragraph.iter("{*}hidden-paragraph")
+    )
+
+
+def _holds_text(element: Any) -> bool:
+    return any(map(str.strip, element.itertext()))
 
 
 def _levels(root: Any) -> dict[_Place, Any]:

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from parsers import markdown, text
-from parsers.archive import check_sizes, open_zip, read_member
+from parsers.archive import check_sizes, open_zip
+from parsers.attributes import get
+from parsers.drawing import link
 from parsers.encoding import decode
 from parsers.errors import Damaged, TooLarge
 from parsers.limits import Limits
+from parsers.package import Package
 from parsers.reading import Mark, RawPage, Reading
 
-PARSER = "sheets/3"
+PARSER = "sheets/4"
 
 #: Rows of a page.
 _ROWS = 50
@@ -31,6 +34,13 @@ _SEPARATORS = ";\t|,"
 _UNCOMPUTED = re.compile(
     rb"<c\b(?![^>]*\bt=.str)[^>]*>\s*<f\b[^>]*(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>"
 )
+#: What is hidden: by hand, with its group or by a filter (ECMA-376 part 1, section 18.3.1).
+_HIDDEN = rb"""<(?:\w{1,9}:)?+%b\b(?=[^<>]*>)(?=[^<>]*\shidden=["'](?:1|true)["'])"""
+_HIDDEN_ROW = re.compile(_HIDDEN % b"row" + rb"""[^<>]*\sr=["'](\d{1,9})["']""")
+_HIDDEN_COLUMNS = re.compile(
+    _HIDDEN % b"col" + rb"""(?=[^<>]*\smin=["'](\d{1,9})["'])[^<>]*\smax=["'](\d{1,9})["']"""
+)
+_MOST_COLUMNS = 1 << 14
 
 
 def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
@@ -45,18 +55,26 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
             book = load_workbook(
                 cast(IO[bytes], archive.fp), read_only=True, data_only=True, keep_links=False
             )
-            uncomputed = sum(
-                len(_UNCOMPUTED.findall(read_member(archive, name, max_bytes=most) or b""))
-                for name in archive.namelist()
-                if name.startswith("xl/worksheets/") and name.endswith(".xml")
-            )
+            package = Package(archive, max_part_bytes=most)
+            parts = _parts(package)
+            sheets = [
+                (sheet, _Written(package.data(parts.get(sheet.title, "")) or b""))
+                for sheet in book.worksheets
+            ]
             pages = [
-                page for sheet in book.worksheets for page in _pages(sheet.title, _values(sheet, limits))
+                page
+                for sheet, written in sheets
+                for page in _pages(sheet.title, _values(sheet, written, limits))
             ]
     except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, TypeError, SyntaxError) as exc:
         raise Damaged from exc
     title, author = book.properties.title, book.properties.creator or ""
-    hidden = [sheet.title for sheet in book.worksheets if sheet.sheet_state != "visible"]
+    hidden = [
+        name
+        for sheet, written in sheets
+        for name in (written.hidden(sheet.title) if sheet.sheet_state == "visible" else [sheet.title])
+    ]
+    uncomputed = sum(written.uncomputed for _, written in sheets)
     warnings = [f"Hidden in Excel, and read all the same: {', '.join(hidden)}."] if hidden else []
     if uncomputed:
         warnings.append(
@@ -72,6 +90,45 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
         metadata={"author": author},
         warnings=warnings,
     )
+
+
+class _Written:
+    """What stands in the file of a sheet, and openpyxl does not tell where it reads row by row."""
+
+    def __init__(self, xml: bytes) -> None:
+        self.uncomputed = len(_UNCOMPUTED.findall(xml))
+        end = len(xml) if b" hidden=" in xml else 0  # most sheets hide nothing, which is soon found out
+        self._rows = set(map(int, _HIDDEN_ROW.findall(xml, 0, end)))
+        self._columns = bytearray(_MOST_COLUMNS)  # 1 for those that are hidden and held nothing so far
+        for first, last in _HIDDEN_COLUMNS.findall(xml, 0, min(end, xml.find(b"sheetData"))):
+            span = slice(max(int(first), 1) - 1, int(last))
+            self._columns[span] = b"\1" * len(self._columns[span])
+        #: Those that hold something: the unused rest of a sheet is often hidden, too.
+        self._filled = {"row": 0, "column": 0}
+
+    def note(self, number: int, row: list[str]) -> None:
+        """Take notice of the values of a row."""
+        if number in self._rows and any(map(str.strip, row)):
+            self._filled["row"] += 1
+        at = self._columns.find(1, 0, len(row))
+        while at >= 0:
+            if row[at].strip():
+                self._filled["column"] += 1
+                self._columns[at] = 0
+            at = self._columns.find(1, at + 1, len(row))
+
+    def hidden(self, title: str) -> list[str]:
+        """What is hidden of the sheet, as a warning names it, once it is read."""
+        told = [f"{count:,} {name}{'s' * (count > 1)}" for name, count in self._filled.items() if count]
+        return [f"{' and '.join(told)} of {title}"] if told else []
+
+
+def _parts(package: Package) -> dict[str, str]:
+    """The parts of the sheets by their titles."""
+    main = package.related("", "officeDocument") or "xl/workbook.xml"
+    root, by_id = package.xml(main), dict(package.links(main, "worksheet"))
+    found = () if root is None else root.iterfind("{*}sheets/{*}sheet")
+    return {get(sheet, "name"): by_id.get(link(sheet, "id"), "") for sheet in found}
 
 
 def read_separated(path: Path, *, password: str | None, limits: Limits) -> Reading:
@@ -96,10 +153,10 @@ def _rows_alike(sample: str, separator: str) -> int:
     return max((rows for width, rows in widths.items() if width > 1), default=0)
 
 
-def _values(sheet: Any, limits: Limits) -> Iterator[list[str]]:
+def _values(sheet: Any, written: _Written, limits: Limits) -> Iterator[list[str]]:
     sheet.reset_dimensions()  # what the file says of its size is often wrong, and would cut it
     size = 0
-    for row in sheet.iter_rows(values_only=True):
+    for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
         # Excel, too, shows fifteen digits of a number, so that 0.1 + 0.2 is 0.3.
         values = [
             f"{cell:.15g}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row
@@ -107,6 +164,7 @@ def _values(sheet: Any, limits: Limits) -> Iterator[list[str]]:
         size += sum(map(len, values))  # a text that the file holds once may stand in every cell
         if size > limits.max_text_bytes:
             raise TooLarge(f"A sheet holds more than {limits.max_text_bytes:,} bytes of text. Split it.")
+        written.note(number, values)
         yield values
 
 

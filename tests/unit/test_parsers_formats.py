@@ -69,11 +69,12 @@ def test_a_book_without_a_list_of_chapters_is_damaged(path: Path) -> None:
         read(path, documents.zip_of({"META-INF/container.xml": "<container/>"}), "a.epub")
 
 
-def odt(body: str, **parts: str) -> bytes:
-    names = (
-        f'xmlns:office="{OFFICE}:office:1.0" xmlns:text="{OFFICE}:text:1.0" xmlns:table="{OFFICE}:table:1.0"'
+def odt(body: str, *, automatic: str = "", **parts: str) -> bytes:
+    names = " ".join(f'xmlns:{name}="{OFFICE}:{name}:1.0"' for name in ("office", "style", "table", "text"))
+    content = (
+        f"<office:x {names}><office:automatic-styles>{automatic}</office:automatic-styles>"
+        f"<office:body><office:text>{body}</office:text></office:body></office:x>"
     )
-    content = f"<office:x {names}><office:body><office:text>{body}</office:text></office:body></office:x>"
     files = {f"{name}.xml": part.replace("NAMES", names) for name, part in parts.items()}
     return documents.zip_of({
         "mimetype": "application/vnd.oasis.opendocument.text", "content.xml": content, **files,
@@ -91,7 +92,7 @@ def test_an_opendocument_text_keeps_headings_lists_tables_and_notes(path: Path) 
         "<table:table-row><table:table-cell table:number-columns-repeated='2'><text:p>c</text:p>"
         "</table:table-cell></table:table-row></table:table>"
     )
-    styles = "<s NAMES xmlns:style='x'><style:header><text:p>ACME</text:p></style:header></s>"
+    styles = "<s NAMES><style:header><text:p>ACME</text:p></style:header></s>"
     document = read(path, odt(body, styles=styles), "a.odt")
     assert texts(document) == [
         "ACME",
@@ -109,6 +110,133 @@ def test_an_opendocument_text_with_a_password_is_encrypted(path: Path) -> None:
     }
     with pytest.raises(Encrypted):
         read(path, documents.zip_of(content), "a.odt")
+
+
+def style(name: str, display: str = "", *, family: str = "paragraph", parent: str = "") -> str:
+    said = f'<style:text-properties text:display="{display}"/>' if display else ""
+    named = f'style:name="{name}" style:family="{family}" style:parent-style-name="{parent}"'
+    return f"<style:style {named}>{said}</style:style>"
+
+
+def styled(text: str, name: str, element: str = "p") -> str:
+    return f'<text:{element} text:style-name="{name}">{text}</text:{element}>'
+
+
+def comment(text: str) -> str:
+    return f"<office:annotation><dc:creator xmlns:dc='d'>Ann</dc:creator>{text}</office:annotation>"
+
+
+def note(text: str) -> str:
+    citation = "<text:note-citation>1</text:note-citation>"
+    return f"<text:note>{citation}<text:note-body><text:p>{text}</text:p></text:note-body></text:note>"
+
+
+HANGING = f"x{note('a b')}{comment('<text:p>c</text:p>')}"
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "words"),
+    [
+        (styled("a secret", "P1") + styled("seen", "P2"), "seen", 2),
+        (styled("a secret", "Secret") + "<text:p>seen</text:p>", "seen", 2),
+        (styled("a secret", "P1", "h") + styled("seen", "Other"), "seen", 2),
+        (styled("see" + styled("cr", "T1", "span") + "n", "P2"), "seen", 1),
+        (styled("seen" + styled("<text:s/>a<text:tab/>b ", "T2", "span"), "P2"), "seen", 2),
+        (styled("one " + styled("seen", "T3", "span") + " two", "P1"), "seen", 2),
+        (styled("se" + styled("a" + styled("e", "T3", "span") + "b", "T1", "span") + "n", "P2"), "seen", 1),
+        (styled(f"seen{styled(HANGING, 'T1', 'span')}", "P2"), "seen", 4),
+        (styled("seen", "Round"), "seen", 0),
+    ],
+)
+def test_text_that_an_opendocument_style_hides_is_left_out_and_told(
+    path: Path, body: str, text: str, words: int
+) -> None:
+    styles = style("Secret", "none") + style("Shown", "true", parent="Secret") + style("Round", parent="Ring")
+    automatic = (
+        style("P1", parent="Secret") + style("P2", parent="Shown") + style("Ring", parent="Round")
+        + style("T1", "none", family="text") + style("T2", parent="T1", family="text")
+        + style("T3", "true", family="text", parent="T1")
+    )  # fmt: skip
+    document = read(path, odt(body, automatic=automatic, styles=f"<s NAMES>{styles}</s>"), "a.odt")
+    assert texts(document) == [text]
+    assert document.warnings == ((f"{words} words of hidden text were left out.",) if words else ())
+
+
+def test_all_opendocument_styles_begin_with_that_of_their_family(path: Path) -> None:
+    styles = (
+        '<s NAMES><style:default-style style:family="paragraph"><style:text-properties text:display="none"/>'
+        f"</style:default-style>{style('Shown', 'true')}{style('Other')}</s>"
+    )
+    body = "<text:p>one</text:p>" + styled("two", "Other") + styled("seen", "Shown")
+    document = read(path, odt(body, styles=styles), "a.odt")
+    assert (texts(document), document.warnings) == (["seen"], ("2 words of hidden text were left out.",))
+
+
+def test_a_header_has_automatic_styles_of_its_own(path: Path) -> None:
+    styles = f"<s NAMES>{style('P1', 'none')}<style:header>{styled('secret', 'P1')}</style:header></s>"
+    body = odt(styled("seen", "P1"), automatic=style("P1", "true"), styles=styles)
+    document = read(path, body, "a.odt")
+    assert (texts(document), document.warnings) == (["seen"], ("1 words of hidden text were left out.",))
+
+
+@pytest.mark.parametrize(
+    ("said", "hidden"),
+    [
+        ('text:display="none"', True),
+        ('text:display="condition" text:condition="x" text:is-hidden="true"', True),
+        ('text:display="condition" text:condition="x"', False),
+        ('text:display="true"', False),
+    ],
+)
+def test_a_hidden_section_is_left_out_whatever_styles_it_holds(path: Path, said: str, hidden: bool) -> None:
+    cell = "<table:table-row><table:table-cell><text:p>cell</text:p></table:table-cell></table:table-row>"
+    inner = (
+        f"<text:section>{styled('One', 'P1')}</text:section><text:p>two{note('net')}</text:p>"
+        f"<table:table>{cell}</table:table>"
+    )
+    body = f"<text:section {said}>{inner}</text:section><text:p>Seen{note('gross')}</text:p>"
+    document = read(path, odt(body, automatic=style("P1", "true")), "a.odt")
+    if hidden:
+        assert texts(document) == ["Seen[1]\n\n[1] gross"]
+        assert document.warnings == ("4 words of hidden text were left out.",)
+    else:
+        assert texts(document) == ["One\n\ntwo[1]\n\n[1] net\n\ncell\n\nSeen[2]\n\n[2] gross"]
+        assert document.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "words"),
+    [
+        ("<text:p>a<text:hidden-text {}>b c</text:hidden-text>d</text:p>", "ad", 2),
+        ("<text:p>a<text:hidden-text {} text:string-value='b c'/>d</text:p>", "ad", 2),
+        ("<text:p>a<text:hidden-text text:is-hidden='false'>b</text:hidden-text>c</text:p>", "abc", 0),
+        ("<text:p>a<text:hidden-text text:condition='x'>b</text:hidden-text>c</text:p>", "abc", 0),
+        ("<text:p>a <text:hidden-paragraph {}/>b</text:p><text:p>c</text:p>", "c", 2),
+        ("<text:p>a<text:hidden-paragraph text:condition='x'/></text:p>", "a", 0),
+        (f"<text:p>a{comment('<text:p>b<text:hidden-paragraph {}/></text:p><text:p>c</text:p>')}</text:p>",
+         "a\n\n[Comment by Ann: c]", 1),
+        ("<text:p>a<text:variable-set text:display='none'>b c</text:variable-set></text:p>", "a", 2),
+    ],
+)  # fmt: skip
+def test_a_field_hides_what_the_file_says_is_hidden_now(path: Path, body: str, text: str, words: int) -> None:
+    document = read(path, odt(body.replace("{}", "text:condition='x' text:is-hidden='true'")), "a.odt")
+    assert texts(document) == [text]
+    assert document.warnings == ((f"{words} words of hidden text were left out.",) if words else ())
+
+
+def test_hidden_headings_and_items_of_an_opendocument_text_count_on(path: Path) -> None:
+    styles = (
+        '<s NAMES><text:outline-style><text:outline-level-style text:level="1" style:num-format="1"/>'
+        '</text:outline-style><text:list-style style:name="L"><text:list-level-style-number text:level="1" '
+        f'style:num-format="1" style:num-suffix="."/></text:list-style>{style("P1", "none")}</s>'
+    )
+    item = "<text:list-item>{}</text:list-item>"
+    items = item.format(styled("x", "P1")) + item.format("<text:p>y</text:p>")
+    body = (
+        f'{styled("A", "P1", "h")}<text:section text:display="none"><text:h>B</text:h></text:section>'
+        f'<text:h>C</text:h><text:list text:style-name="L">{items}</text:list>'
+    )
+    assert texts(read(path, odt(body, styles=styles), "a.odt")) == ["3 C\n\n2. y"]
 
 
 def test_rich_text_is_read(path: Path) -> None:
@@ -167,6 +295,61 @@ def test_a_hidden_sheet_is_read_and_told(path: Path) -> None:
     document = read(path, workbook([["Item", "EUR"]], hide), "a.xlsx")
     assert "Oslo" in texts(document)[1]
     assert document.warnings == ("Hidden in Excel, and read all the same: Lists.",)
+
+
+def test_hidden_rows_and_columns_are_read_and_told(path: Path) -> None:
+    def hide(book: Any) -> None:
+        budget, lists = book["Budget"], book.create_sheet("Lists")
+        for row in (2, 3, 7, 9):  # two of them are empty
+            budget.row_dimensions[row].hidden = True
+        budget["B7"] = " "
+        budget.column_dimensions["B"].hidden = True
+        budget.column_dimensions.group("D", "XFD", hidden=True)  # the unused rest
+        lists.append(["Oslo", None, "Rome"])
+        lists.column_dimensions.group("A", "C", hidden=True)
+        other = book.create_sheet("Old")
+        other.append(["Bern"])
+        other.row_dimensions[1].hidden = True
+        other.sheet_state = "hidden"
+
+    document = read(path, workbook([["Item", "EUR"], ["Rent", 1], ["Tax", 2], ["Fee", 3]], hide), "a.xlsx")
+    assert [len(table.rows) for table in document.tables] == [4, 1, 1]
+    assert document.warnings == (
+        "Hidden in Excel, and read all the same: 2 rows and 1 column of Budget, 2 columns of Lists, Old.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("tag", "told"),
+    [
+        ('<row r="2" spans="1:2" hidden="1">', True),
+        ("<row hidden='true' r='2'>", True),
+        ('<row r="2" hidden="0" collapsed="1">', False),
+    ],
+)
+def test_a_row_that_a_filter_hides_is_told(path: Path, tag: str, told: bool) -> None:
+    whole = zipfile.ZipFile(io.BytesIO(workbook([["Item"], ["Rent"]])))
+    files = {name: whole.read(name).decode() for name in whole.namelist()}
+    name = "xl/worksheets/sheet1.xml"
+    assert '<row r="2">' in files[name]
+    files[name] = files[name].replace('<row r="2">', tag)
+    document = read(path, documents.zip_of(files), "a.xlsx")
+    assert "Rent" in texts(document)[0]
+    assert document.warnings == (
+        ("Hidden in Excel, and read all the same: 1 row of Budget.",) if told else ()
+    )
+
+
+def test_hidden_rows_are_told_of_a_sheet_with_prefixed_names_and_another_place(path: Path) -> None:
+    whole = zipfile.ZipFile(io.BytesIO(workbook([["Item"], ["Rent"]])))
+    files = {name: whole.read(name).decode() for name in whole.namelist()}
+    sheet = files.pop("xl/worksheets/sheet1.xml").replace('<row r="2">', '<row r="2" hidden="1">')
+    sheet = sheet.replace("xmlns=", "xmlns:x=").replace("<", "<x:").replace("<x:/", "</x:")
+    files["xl/tables/one.xml"] = sheet
+    for name in ("xl/_rels/workbook.xml.rels", "[Content_Types].xml"):
+        files[name] = files[name].replace("xl/worksheets/sheet1.xml", "xl/tables/one.xml")
+    document = read(path, documents.zip_of(files), "a.xlsx")
+    assert document.warnings == ("Hidden in Excel, and read all the same: 1 row of Budget.",)
 
 
 def workbook(rows: list[list[object]], change: Callable[[Any], object] = lambda book: None) -> bytes:
@@ -424,7 +607,7 @@ def test_lists_and_headings_of_an_opendocument_text_are_numbered(path: Path) -> 
 
     number, heading = "list-level-style-number", "outline-level-style"
     styles = (
-        f'<s NAMES xmlns:style="st"><text:outline-style>{level(heading, 1, "1")}'
+        f"<s NAMES><text:outline-style>{level(heading, 1, '1')}"
         f'{level(heading, 2, "1").replace("/>", """ text:display-levels="2"/>""")}</text:outline-style>'
         f'<text:list-style style:name="L">{level(number, 1, "1", num_suffix=".")}'
         f"{level(number, 2, 'a', num_prefix='(', num_suffix=')')}</text:list-style></s>"
