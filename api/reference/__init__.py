@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from typing import cast
 
 from apiflask import APIFlask
 from flask import Blueprint, current_app, render_template
@@ -30,8 +30,10 @@ def code(text: str | None) -> Markup:
 @blueprint.get("")
 def api() -> str:
     """Every operation, with what it takes and what it answers."""
-    spec: dict[str, Any] = cast(APIFlask, current_app).spec  # type: ignore[assignment]
-    return render_template("reference/api.html", spec=spec)
+    made = current_app.extensions
+    if "reference" not in made:  # APIFlask describes the routes anew each time it is asked
+        made["reference"] = cast(APIFlask, current_app).spec
+    return render_template("reference/api.html", spec=made["reference"])
 
 
 @blueprint.get("/errors")

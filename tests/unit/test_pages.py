@@ -9,15 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from apiflask import APIFlask
 from flask.testing import FlaskClient
-from story import FACTS, Story
+from story import FACTS, WORK, Story
 from werkzeug.test import TestResponse
 
-from api.app import create_app
 from api.pages import asked, duration, markdown, wanted
 from api.problems import InvalidRequest
-from api.services import Services
 from jobs.ledger import Outcome, Progress
 from jobs.params import NewJob
 from jobs.record import Record
@@ -27,20 +24,6 @@ from parsers.document import Document, Page
 
 SENTENCE = "The harbour has <b>eleven</b> cranes & no lighthouse."
 SCHEMA = {"type": "object", "properties": {"cranes": {"type": "integer"}}}
-
-
-@pytest.fixture(scope="module")
-def applications() -> list[APIFlask]:
-    return []
-
-
-@pytest.fixture
-def client(services: Services, applications: list[APIFlask]) -> FlaskClient:
-    """One application for all tests, since compiling templates takes longer than using them."""
-    if not applications:
-        applications.append(create_app(services))
-    applications[0].extensions["unabridged"] = services
-    return applications[0].test_client()
 
 
 @pytest.fixture
@@ -436,9 +419,11 @@ def test_a_deleted_document_is_gone_with_its_file(
     assert not record.files.upload(harbour.sha256).exists()
 
 
-def test_lists_lead_on_to_what_is_older(client: FlaskClient, story: Story) -> None:
-    jobs = [story.ask() for _ in range(25)]
-    for noun, oldest in (("jobs", jobs[0].id), ("documents", jobs[0].document_ids[0])):
+def test_lists_lead_on_to_what_is_older(client: FlaskClient, record: Record, story: Story) -> None:
+    documents = [story.upload().id for _ in range(25)]
+    record.ledger.add_batch(WORK, documents)
+    oldest_job = record.ledger.page(limit=25, after=None).rows[-1]
+    for noun, oldest in (("jobs", oldest_job.id), ("documents", documents[0])):
         newest = client.get(f"/{noun}").text
         assert oldest not in newest
         [older] = re.findall(r'rel="next" href="([^"]+)"', newest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from services import Doorbell, MovableClock
-from story import OUTCOME, Story
+from story import OUTCOME, WORK, Story
 
 from jobs.queues import MODEL, READ, own_queue
 from jobs.record import Record
@@ -66,8 +66,9 @@ def test_a_job_follows_the_one_that_is_reading_its_document(
 def test_jobs_that_wait_do_not_hide_who_has_the_document(
     record: Record, story: Story, document: DocumentRow
 ) -> None:
-    jobs = [story.ask(document) for _ in range(40)]
-    assert record.ledger.claim(jobs[0].id, worker_id="card-0") is None
+    record.ledger.add_batch(WORK, [document.id] * 40)
+    oldest = record.ledger.page(limit=40, after=None).rows[-1]
+    assert record.ledger.claim(oldest.id, worker_id="card-0") is None
 
 
 def test_a_job_on_a_new_document_goes_to_the_idler_worker(

@@ -99,9 +99,9 @@ def test_pages_come_back_byte_for_byte_after_a_restart(opened: Opening) -> None:
 
 def test_a_payload_of_several_blocks_comes_back_byte_for_byte(opened: Opening) -> None:
     keys, size = chain(document(1, 1)), (20 << 20) + 77
-    store = opened()
-    assert save(store, keys, 0, 1, payload(1, size))
-    assert load(store, keys, 0, size) == bytes(payload(1, size))
+    store, data = opened(), bytes(payload(1, size))
+    assert save(store, keys, 0, 1, memoryview(data))
+    assert load(store, keys, 0, size) == data
 
 
 def test_what_is_still_being_filled_is_written_when_it_is_full(opened: Opening) -> None:
