@@ -205,23 +205,29 @@ class _Walk:
                 case "note" | "annotation" | "text-box" as name if hidden or name == "text-box":
                     before, self._pending = self._pending, []
                     with self._hiding_all(hidden):
-                        self._pending = [*before, *self.blocks(child)]
+                        before += self.blocks(child)
+                    self._pending = before
                 case "note":
                     self._notes += 1
-                    self._pending.append(Block(f"[{self._notes}] {self._text(child)}"))
-                    yield f"[{self._notes}]"
+                    mark = f"[{self._notes}]"
+                    self._hang(child, f"{mark} ", "")
+                    yield mark
                 case "annotation":
                     author = child.findtext("{*}creator")
-                    said = self._text(child)
-                    self._pending.append(Block(f"[Comment{f' by {author}' if author else ''}: {said}]"))
+                    self._hang(child, f"[Comment{f' by {author}' if author else ''}: ", "]")
                 case name if name not in _SKIPPED:
                     yield from self._inline(child, hidden or _is_hidden(child))
             yield self._shown(child.tail, hidden)
 
-    def _text(self, element: Any) -> str:
-        """The paragraphs within an element, on one line."""
-        lines = (self._line(part).strip() for part in element.iter("{*}p", "{*}h"))
-        return " ".join(filter(None, lines))
+    def _hang(self, note: Any, begin: str, end: str) -> None:
+        """Hang a note, on one line, on its paragraph; what hangs on the note comes behind it."""
+        before, self._pending = self._pending, []
+        holder = _paragraph_of(note)
+        # Those of a note or a box within it hang on them.
+        own = (part for part in note.iter("{*}p", "{*}h") if _paragraph_of(part) is holder)
+        said = " ".join(filter(None, (self._line(part).strip() for part in own)))
+        before += [Block(begin + said + end), *self._pending]
+        self._pending = before
 
     def _rows(self, table: Any) -> Iterator[list[str]]:
         for row in table.iter("{*}table-row"):
@@ -267,9 +273,14 @@ def _is_hidden(element: Any) -> bool:
 def _hides_itself(paragraph: Any) -> bool:
     """Whether a field within a paragraph hides all of it."""
     return any(
-        _is_hidden(field) and next(field.iterancestors("{*}p", "{*}h")) is paragraph
+        _is_hidden(field) and _paragraph_of(field) is paragraph
         for field in paragraph.iter("{*}hidden-paragraph")
     )
+
+
+def _paragraph_of(element: Any) -> Any:
+    """The innermost paragraph around an element."""
+    return next(element.iterancestors("{*}p", "{*}h"), None)
 
 
 def _holds_text(element: Any) -> bool:

@@ -32,7 +32,7 @@ _SAMPLE = 1 << 16
 _SEPARATORS = ";\t|,"
 #: A cell with a formula and no value, not even an empty text: no Excel has saved the file since it was made.
 _UNCOMPUTED = re.compile(
-    rb"<c\b(?![^>]*\bt=.str)[^>]*>\s*<f\b[^>]*(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>"
+    rb"<c\b(?![^<>]*\bt=.str)[^<>]*>\s*+<f\b[^<>]*(?:/>|>[^<]*</f>)\s*+(?:<v\s*+/>|<v>\s*+</v>)?\s*+</c>"
 )
 #: What is hidden: by hand, with its group or by a filter (ECMA-376 part 1, section 18.3.1).
 _HIDDEN = rb"""<(?:\w{1,9}:)?+%b\b(?=[^<>]*>)(?=[^<>]*\shidden=["'](?:1|true)["'])"""

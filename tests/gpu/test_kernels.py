@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -237,6 +238,24 @@ def test_a_token_that_has_all_the_weight_is_heard_as_it_was_kept(name: Name) -> 
     decode.attend_packed(*read, *got, SCALE, 8)
     reference.attend_packed(*read, *want, SCALE)
     assert error(got[0], want[0]) < 3e-3
+
+
+@NAMES
+def test_a_seat_that_is_lost_takes_no_other_with_it(name: Name) -> None:
+    from worker.engine.kernels import decode
+
+    cut = plan([Group([Span(name, 0, 8 * PAGE)], [Tail(0, 0)] * 8)], {"exact": 4} | {name: 1})
+    packed = packed_format(name, KV_HEADS, DIM)
+    codes, scales = pages(name, 8 * PAGE)
+    packed.pack(*noise(8 * PAGE), codes, scales)
+    q = torch.randn(8, HEADS, DIM, device="cuda").bfloat16()
+    q[0] = math.inf
+    read = packed, q, codes, scales, *on_card(cut.items[name])
+    got, want = fresh_parts(cut), fresh_parts(cut)
+    decode.attend_packed(*read, *got, SCALE, 8)
+    reference.attend_packed(*read, *want, SCALE)
+    assert not got[0][0].isfinite().any()
+    assert error(got[0][1:], want[0][1:]) < COARSE
 
 
 @pytest.mark.parametrize("rows", [1, 8])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import pytest
@@ -63,6 +64,18 @@ def test_scales_of_values_are_e4m3_times_a_power_of_two(name: Name) -> None:
     _, scales = packed_pages(packed_format(name, KV_HEADS, 64), *noise(PAGES * PAGE, 64))
     mantissas = scales[..., 1].float().frexp().mantissa
     assert torch.equal(mantissas.to(torch.float8_e4m3fn).float(), mantissas)
+
+
+@NAMES
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_token_that_is_not_finite_does_not_come_back_as_if_it_were(name: Name, bad: float) -> None:
+    """Or an answer that is broken would pass for a good one."""
+    keys, values = noise(PAGE, 64)
+    for x in (keys, values):
+        x[5, 0] = bad
+    for back in round_trip(packed_format(name, KV_HEADS, 64), keys, values):
+        assert not back[5, 0].isfinite().any()
+        assert back[:5].isfinite().all()
 
 
 @NAMES

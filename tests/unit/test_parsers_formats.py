@@ -352,6 +352,17 @@ def test_hidden_rows_are_told_of_a_sheet_with_prefixed_names_and_another_place(p
     assert document.warnings == ("Hidden in Excel, and read all the same: 1 row of Budget.",)
 
 
+@pytest.mark.parametrize(
+    "damage", ["<c " * 300_000, "<c><f/>" + " " * 300_000], ids=["no end of a tag", "nothing but blanks"]
+)
+def test_formulas_of_a_damaged_sheet_are_looked_for_in_linear_time(path: Path, damage: str) -> None:
+    whole = zipfile.ZipFile(io.BytesIO(workbook([["Item"], ["Rent"]])))
+    files = {name: whole.read(name).decode() for name in whole.namelist()}
+    files["xl/worksheets/sheet1.xml"] += damage
+    with pytest.raises(Damaged):
+        read(path, documents.zip_of(files), "a.xlsx")
+
+
 def workbook(rows: list[list[object]], change: Callable[[Any], object] = lambda book: None) -> bytes:
     from openpyxl import Workbook
 
@@ -473,6 +484,24 @@ def test_a_text_box_of_an_opendocument_text_is_read_paragraph_by_paragraph(path:
     assert texts(read(path, odt(f"<text:p>See {box}there.</text:p>"), "a.odt")) == [
         "See there.\n\nOne\n\nTwo"
     ]
+
+
+def test_a_footnote_of_an_opendocument_text_may_hold_a_box(path: Path) -> None:
+    box = "<x:text-box xmlns:x='x'><text:p>Box</text:p></x:text-box>"
+    note = f"<text:note><text:note-body><text:p>one {box}two</text:p></text:note-body></text:note>"
+    assert texts(read(path, odt(f"<text:p>See{note}.</text:p>"), "a.odt")) == [
+        "See[1].\n\n[1] one two\n\nBox"
+    ]
+
+
+def test_notes_in_notes_of_an_opendocument_text_are_read_once(path: Path) -> None:
+    """However deep they are: read by each note around it as well, a note would be read 2**59 times."""
+    body = "<text:p>end</text:p>"
+    for _ in range(60):
+        body = f"<text:p>a<text:note><text:note-body>{body}</text:note-body></text:note></text:p>"
+    [text] = texts(read(path, odt(body), "a.odt"))
+    assert text.startswith("a[1]\n\n[1] a[2]\n\n[2] a[3]")
+    assert text.endswith("[59] a[60]\n\n[60] end")
 
 
 def test_a_table_in_a_table_of_an_opendocument_text_is_read_once(path: Path) -> None:

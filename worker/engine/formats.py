@@ -194,9 +194,11 @@ class Int4(PackedFormat):
 
 
 def _scales(x: Tensor, bits: int) -> Tensor:
-    """x, positive, rounded to `bits` of the 8 bits of bf16."""
+    """x, positive, rounded to `bits` of the 8 bits of bf16; what is not a number stays so."""
     place = 1 << 8 - bits
-    return (x.bfloat16().view(torch.int16) + place // 2 & -place).view(torch.bfloat16)
+    scales = x.bfloat16()
+    rounded = (scales.view(torch.int16) + place // 2 & -place).view(torch.bfloat16)
+    return torch.where(scales.isnan(), scales, rounded)  # its bits would overflow to those of 0
 
 
 def _inverse(scales: Tensor) -> Tensor:

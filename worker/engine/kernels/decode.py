@@ -504,9 +504,9 @@ def _attend_packed_wide(
 ):  # fmt: skip
     """`_attend_packed` with queries as the left operand, a page at a time, on the FP8 tensor cores.
 
-    Codes go there as they are, a query as two e4m3, and a probability, times its value's scale, as one: less
-    exact than values are as they are kept (`benchmarks.coarse_weights`), and exact where it is 1, for such
-    scales have four bits (see `formats`). Those cores keep some 14 bits of a sum, so a page is summed there
+    Codes go there as they are, a query as two e4m3, and a probability, times its value's scale, as one: as
+    coarse as 8-bit values are (`benchmarks.coarse_weights`), but exact where it is 1, for such scales have
+    four bits (see `formats`). Those cores keep some 14 bits of a sum, so a page is summed there
     and pages in fp32; a score is as good as 14 bits of its largest term.
     Dims of keys and tokens of values are taken in the order of their codes, and queries follow suit. Keys are
     taken in an order that leaves each thread with those probabilities that it has to give to the next product
@@ -537,7 +537,9 @@ def _attend_packed_wide(
         else:
             query = tl.trans(_queries(q, row, kv_head, order, HEADS, GROUP, N, DIM)).to(tl.float32)
         query *= scale * _LOG2_E * UNIT
-        lift = _power(256 / tl.maximum(tl.max(tl.max(tl.abs(query), 1), 0), 1e-30))
+        # An infinite one is of a seat that is lost, and must not take the others with it.
+        sizes = tl.where(tl.abs(query) < float("inf"), tl.abs(query), 0.0)
+        lift = _power(256 / tl.maximum(tl.max(tl.max(sizes, 1), 0), 1e-30))
         query, rest = _halves(query * lift.to(tl.float32, bitcast=True), ASM)
         # The values' largest scale becomes some 256: probabilities times scales use all of e4m3.
         largest = tl.full([_AT_ONCE * _PAGE], 2.0**-60, tl.float32)

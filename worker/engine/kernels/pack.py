@@ -31,7 +31,8 @@ def _scales(largest, PLANES: tl.constexpr, BITS: tl.constexpr):
     """The scales, as they are kept, of heads whose largest elements are given."""
     PLACE: tl.constexpr = 1 << (8 - BITS)
     scales = (largest / (_INT4_REACH if PLANES == 4 else _E4M3_TOP)).to(tl.bfloat16)
-    return ((scales.to(tl.int16, bitcast=True) + PLACE // 2) & -PLACE).to(tl.bfloat16, bitcast=True)
+    rounded = ((scales.to(tl.int16, bitcast=True) + PLACE // 2) & -PLACE).to(tl.bfloat16, bitcast=True)
+    return tl.where(largest <= float("inf"), rounded, scales)  # what is not a number would overflow to 0
 
 
 @triton.jit
