@@ -53,6 +53,7 @@ class Way:
         """The sum of values (keys, dim) by weights (..., keys) in [0, 1]; scales (keys) are the values'."""
         if self.weights:
             factors = scales * 2.0 ** math.floor(math.log2(256 / float(scales.max())))
+            factors = factors.clamp_min(1e-30)  # of a head of zeros
             weights = (weights * factors).to(E4M3).float() / factors
         return weights @ values
 

@@ -363,7 +363,7 @@ def measure() -> dict[str, Any]:
     right = []
     for case in cases():
         attempt(found, key := f"check {label(*case, 0)}", lambda case=case: check(*case))  # type: ignore[misc]
-        if isinstance(found[key], float) and found[key] < 5e-2:
+        if isinstance(found[key], float) and found[key] < 2e-2:
             right.append(case)
     arenas = random_arenas(LONG, 2)
     for tokens in (LONG, SHORT):

@@ -50,7 +50,14 @@ class Package:
 def parse_xml(data: bytes) -> Any:
     """The root element of an XML part. Raises Damaged, also where it declares entities."""
     # libxml2's own bounds stay on: 256 levels of nesting, and no expansion of entities.
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    parser = etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+    )
     try:
         root = etree.fromstring(data, parser)
     except etree.XMLSyntaxError as exc:

@@ -69,7 +69,7 @@ def test_packing_on_the_card_gives_the_codes_of_the_reference(name: Name) -> Non
     packed.pack(keys.cpu(), values.cpu(), *want)
     # The order of a sum decides where an element lies between two levels, or a scale between two roundings.
     assert (codes.cpu() == want[0]).float().mean() > 0.99
-    assert error(scales, want[1]) < 1e-3
+    assert error(scales, want[1]) < 5e-3  # of which one scale's rounding in four bits is 7e-4
 
 
 @NAMES

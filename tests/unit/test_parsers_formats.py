@@ -486,6 +486,10 @@ def test_a_text_box_of_an_opendocument_text_is_read_paragraph_by_paragraph(path:
     ]
 
 
+def test_remarks_in_the_xml_of_an_opendocument_text_are_no_words(path: Path) -> None:
+    assert texts(read(path, odt("<text:p>on<!-- two -->e<?three?></text:p>"), "a.odt")) == ["one"]
+
+
 def test_a_footnote_of_an_opendocument_text_may_hold_a_box(path: Path) -> None:
     box = "<x:text-box xmlns:x='x'><text:p>Box</text:p></x:text-box>"
     note = f"<text:note><text:note-body><text:p>one {box}two</text:p></text:note-body></text:note>"

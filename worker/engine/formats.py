@@ -6,7 +6,7 @@ Packed keys and values lie in pages of `PAGE` tokens, one layer of an arena bein
     scales  bf16   (pages, KV heads, PAGE, 2)                      one a token, head and side
 
 Scales of values have four bits, as e4m3 has: where one token has all the weight, the FP8 tensor cores see its
-weight times its scale unrounded (see `kernels.decode`).
+weight times its scale unrounded (see `kernels.decode`). Those of pages stored by earlier versions have eight.
 
 A page's codes are 16-bit words in the order in which the decode kernels take them. Keys are (tokens, dim) and
 values (dim, tokens), so that both are contracted along their last axis; of an axis of n words, word w holds

@@ -26,7 +26,7 @@ _MOST_QUERIES = {8: 511, 4: 96}
 _QUERIES_A_PIECE = 32  # nor more than these: a short document is unpacked in a few launches
 _MOST_ITEMS = 1_024  # pages that lie far apart would take memory for the parts of each
 _TEST_PAGES = 20
-_TOLERANCE = 5e-2  # as for writing (`step`)
+_TOLERANCE = 5e-2  # relative: weights in e4m3 are off by 0.03 where values have no mean
 
 
 class PackedAttention:
@@ -92,8 +92,7 @@ def select(arena: PackedArena, shape: Shape, heads: int) -> PackedAttention | No
     Raises `RuntimeError` where the kernel is wrong on this card, and what compilers raise.
     """
     attention = PackedAttention(arena, heads)
-    columns = decode.queries(attention.rows, heads // shape.kv_heads)
-    if not decode.launch_on(arena.codes.device, arena.format.planes, columns).wide:
+    if not decode.is_coarse(arena.format, attention.rows, heads // shape.kv_heads, arena.codes.device):
         return None
     error = _error(arena.format, shape, heads, arena.codes.device)
     if error > _TOLERANCE:

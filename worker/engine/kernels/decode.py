@@ -684,6 +684,11 @@ def launch_on(device: torch.device, planes: int, columns: int) -> Launch:
     return launch
 
 
+def is_coarse(packed: PackedFormat, rows: int, group: int, device: torch.device) -> bool:
+    """Whether so many seats' queries go to the FP8 tensor cores, and weights with them, as e4m3."""
+    return launch_on(device, packed.planes, queries(rows, group)).wide
+
+
 def programs(packed: PackedFormat | None, rows: int, group: int, device: torch.device) -> int:
     """Programs that one launch runs at a time, for `plan.plan` divided by the KV heads."""
     launch = launch_on(device, packed.planes if packed else 1, queries(rows, group))
