@@ -45,7 +45,7 @@ broker_transport_options = {
     "socket_keepalive": True,
     "health_check_interval": 25,
     "max_retries": 0,  # a ring nobody hears is the sweep's; Celery's own loop brings a worker back
-    "priority_steps": list(range(10)),
+    "priority_steps": [0, 5],  # what beat and the doorbell send; a worker asks for each step of each queue
     "queue_order_strategy": "priority",
 }
 broker_connection_retry_on_startup = True

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from select import POLLIN, poll
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, delete, event, func, make_url, select
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import Session
 
 from jobs.tables import OutboxRow
@@ -61,9 +63,9 @@ def open_engine(url: str) -> Engine:
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(
-            parsed.set(query=IMPATIENT | parsed.query), pool_pre_ping=True, pool_size=10, max_overflow=20
-        )
+        engine = create_engine(parsed.set(query=IMPATIENT | parsed.query), pool_size=10, max_overflow=20)
+        event.listen(engine, "checkout", _refuse_closed)
+        return engine
     if parsed.database and parsed.database != ":memory:":
         _make(Path(parsed.database))
     engine = create_engine(parsed, connect_args={"timeout": 30})
@@ -83,6 +85,18 @@ def open_engine(url: str) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # waits once more, and fails as SQLAlchemy fails
 
     return engine
+
+
+def _refuse_closed(connection: Any, _record: object, _fairy: object) -> None:
+    """Have a pooled connection that PostgreSQL closed opened again, which costs no question to the server.
+
+    Unasked, a server says nothing but farewell; the keepalives tell of one that went without.
+    """
+    unasked = poll()
+    if not connection.closed:
+        unasked.register(connection, POLLIN)
+    if connection.closed or unasked.poll(0):
+        raise InvalidatePoolError
 
 
 def _took_write_lock(connection: sqlite3.Connection) -> bool:
@@ -121,11 +135,13 @@ class Database:
 
     def __init__(self, engine: Engine, *, ring: Ring, clock: Clock = utc_now) -> None:
         self.engine = engine
-        self._reader = engine.execution_options(reading=True)
+        sqlite = engine.dialect.name == "sqlite"
+        # On PostgreSQL each statement of a transaction looks afresh: there BEGIN and ROLLBACK say nothing.
+        options = {} if sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._reader = engine.execution_options(reading=True, **options)
         self.clock = clock
         self._ring = ring
         # SQLite has one writer and makes others look again after a pause; threads of one process can queue.
-        sqlite = engine.dialect.name == "sqlite"
         self._turn: AbstractContextManager[object] = threading.Lock() if sqlite else nullcontext()
 
     @contextmanager
@@ -167,7 +183,7 @@ class Database:
     def take(self, session: Session, subject_id: str) -> bool:
         """Take what was rung about a piece of work out of the outbox; False if nobody rang for it."""
         rung = delete(OutboxRow).where(OutboxRow.subject_id == subject_id, OutboxRow.rung_at.is_not(None))
-        return bool(session.scalars(rung.returning(OutboxRow.id)).all())
+        return session.connection().execute(rung).rowcount > 0
 
     def drop(self, session: Session, subject_id: str) -> None:
         """Take every message about a piece of work out of the outbox: it is not to be done now."""

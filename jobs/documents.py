@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, exists, false, select
 from sqlalchemy.orm import Session
 
 from jobs.database import Database
@@ -131,18 +131,21 @@ class Documents:
         found = {row.id: row for row in rows}
         return [self._found(found.get(document_id), document_id) for document_id in wanted]
 
-    def current(self, session: Session, document_ids: Iterable[str]) -> list[DocumentRow]:
-        """What `locked` gives, to read; documents that older parsers read are queued to be read again."""
-        wanted = list(document_ids)
-        older = select(DocumentRow.id).where(
-            DocumentRow.id.in_(wanted),
+    def outdated(self, document_ids: Sequence[str]) -> ColumnElement[bool]:
+        """Whether older parsers read one of the documents, to be asked before `current`."""
+        if self._parser_version is None:
+            return false()
+        return exists().where(
+            DocumentRow.id.in_(document_ids),
             DocumentRow.status == DocumentStatus.READY,
             DocumentRow.parser_version != self._parser_version,
         )
-        some = self._parser_version is not None and session.scalar(older.limit(1)) is not None
-        rows = self.locked(session, wanted, to_read=not some)
+
+    def current(self, session: Session, document_ids: Sequence[str], *, outdated: bool) -> list[DocumentRow]:
+        """What `locked` gives, to read; documents that older parsers read are queued to be read again."""
+        rows = self.locked(session, document_ids, to_read=not outdated)
         for row in rows:
-            if some and self._outdated(row):
+            if outdated and self._outdated(row):
                 self.parse_again(session, row)
         return rows
 

@@ -27,6 +27,7 @@ from jobs.tables import BatchRow, DocumentRow, JobDocumentRow, JobRow, OutboxRow
 
 #: Results may be megabytes each; where one is missed by mistake, an exception says so.
 _WITHOUT_RESULT = defer(JobRow.result, raiseload=True)
+_WAITING = select(func.count()).where(JobRow.status == Status.QUEUED).scalar_subquery()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +108,13 @@ class Ledger:
         self, session: Session, work: Work, groups: Sequence[Sequence[str]], batch_id: str | None = None
     ) -> list[JobRow]:
         """A job for each group of documents. None of these can become ready unnoticed until the commit."""
-        waiting = session.scalar(select(func.count()).where(JobRow.status == Status.QUEUED)) or 0
+        wanted = list(chain.from_iterable(groups))
+        waiting, outdated = session.execute(select(_WAITING, self._documents.outdated(wanted))).one()
         if waiting + len(groups) > self._max_queued:
             raise QueueFull(
                 f"{waiting:,} jobs are waiting; this server takes {self._max_queued:,}. Try again later."
             )
-        rows = self._documents.current(session, chain.from_iterable(groups))
+        rows = self._documents.current(session, wanted, outdated=outdated)
         documents = {row.id: self._readable(row) for row in rows}
         params = work.checked().model_dump(mode="json", by_alias=True)
         timeout_s = work.timeout_s or self._job_timeout_s

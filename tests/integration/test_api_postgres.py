@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from apiflask import APIFlask
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select, text
 from story import Story
 
 from api.app import create_app
@@ -45,6 +45,26 @@ def test_a_server_that_takes_connections_and_says_nothing_is_told(settings: Sett
         answer = app.test_client().get("/v1/jobs")
         assert (answer.status_code, answer.get_json()["code"]) == (503, "database_unavailable")
         record.close()
+
+
+def test_connections_that_the_server_closed_meanwhile_are_opened_again(
+    app: APIFlask, database_engine: Engine
+) -> None:
+    with database_engine.connect() as first, database_engine.connect() as second:
+        kept = [connection.scalar(select(func.pg_backend_pid())) for connection in (first, second)]
+    another = open_engine(database_engine.url.render_as_string(hide_password=False))
+    with another.connect() as connection:
+        ended = [connection.scalar(select(func.pg_terminate_backend(pid, 5_000))) for pid in kept]
+    another.dispose()
+    assert ended == [True, True]
+    assert [app.test_client().get("/v1/jobs").status_code for _ in kept] == [200, 200]
+
+
+def test_who_only_reads_leaves_no_transaction_open(record: Record) -> None:
+    state = text("SELECT state FROM pg_stat_activity WHERE pid = :pid")
+    with record.database.reading() as reader, record.database.transaction() as observer:
+        pid = reader.scalar(select(func.pg_backend_pid()))
+        assert observer.scalar(state, {"pid": pid}) == "idle"
 
 
 @pytest.mark.parametrize(("url", "status"), [("/v1/jobs/%00", 404), ("/v1/jobs?after=%00", 200)])
