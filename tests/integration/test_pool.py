@@ -82,7 +82,8 @@ def assert_whole(prefix: Prefix) -> None:
             span.arena.get(layer, span.start, keys, values)
             want = tokens[position : position + span.tokens, None, None].expand_as(keys)
             torch.testing.assert_close(keys, want + layer, rtol=1e-2, atol=0)
-            torch.testing.assert_close(values, -want, rtol=1e-2, atol=0)
+            # All elements of a token are alike here, and scales of values have four bits.
+            torch.testing.assert_close(values, -want, rtol=1 / 16, atol=0)
             position += span.tokens
         assert position == len(tokens)
 
