@@ -45,6 +45,11 @@ def omissions(words: Mapping[str, int]) -> list[str]:
     return [f"{count:,} words of {name} were left out." for name, count in words.items() if count]
 
 
+def disclosures(where: str, names: Sequence[str]) -> list[str]:
+    """A warning of what was read although `where` hides it."""
+    return [f"Hidden in {where}, and read all the same: {', '.join(names)}."] if names else []
+
+
 @dataclass(slots=True)
 class Reading:
     """What a format's `read` returns: it opened the file, and reads a page when one is drawn from it."""

@@ -20,7 +20,7 @@ from parsers.encoding import decode
 from parsers.errors import Damaged, TooLarge
 from parsers.limits import Limits
 from parsers.package import Package
-from parsers.reading import Mark, RawPage, Reading
+from parsers.reading import Mark, RawPage, Reading, disclosures
 
 PARSER = "sheets/4"
 
@@ -75,7 +75,7 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
         for name in (written.hidden(sheet.title) if sheet.sheet_state == "visible" else [sheet.title])
     ]
     uncomputed = sum(written.uncomputed for _, written in sheets)
-    warnings = [f"Hidden in Excel, and read all the same: {', '.join(hidden)}."] if hidden else []
+    warnings = disclosures("Excel", hidden)
     if uncomputed:
         warnings.append(
             f"The values of {uncomputed:,} formulas are not in the file, and empty here. Open it in Excel, "

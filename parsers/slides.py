@@ -12,7 +12,7 @@ from parsers.drawing import chosen, drawn, link
 from parsers.errors import Damaged
 from parsers.limits import Limits
 from parsers.package import Package
-from parsers.reading import Mark, RawPage, Reading
+from parsers.reading import Mark, RawPage, Reading, disclosures
 
 PARSER = "slides/3"
 
@@ -47,7 +47,7 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
         paged=True,
         title=title,
         metadata={"author": author},
-        warnings=[f"Hidden in the show, and read all the same: {', '.join(hidden)}."] if hidden else [],
+        warnings=disclosures("the show", hidden),
     )
 
 
