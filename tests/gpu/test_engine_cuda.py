@@ -18,18 +18,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, GlmConfig, PreTrainedTokenizerFast
 
 from benchmarks.glm import glm
-from worker.engine import Finished, MemoryOptions, Request, Sampling, TextDelta, Turn, load_engine
+from worker.engine import Finished, MemoryOptions, Request, Sampling, TextDelta, Turn, load_engine, rotary
 from worker.engine.assembly import build
 from worker.engine.attention import reference, select
 from worker.engine.decoder import Decoder
 from worker.engine.fake import fake_tokenizer
 from worker.engine.formats import packed_format
-from worker.engine.kv import ExactArena, PackedArena, Span, cut
+from worker.engine.kv import PIECE, ExactArena, PackedArena, Span, cut
 from worker.engine.local import LocalEngine
 from worker.engine.nf4 import adopt
 from worker.engine.page import PAGE
-from worker.engine.passes import NAME, Seat
+from worker.engine.passes import Seat
 from worker.engine.pool import Arenas, Lease, PagePool, body_keys
+from worker.engine.rotary import RotaryInPlace, rotate
 from worker.engine.writer import PlainWriter
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
@@ -41,6 +42,13 @@ FORMATS = pytest.mark.parametrize("format", ["exact", "fp8", "int4"])
 
 @pytest.fixture(scope="module")
 def model() -> Any:
+    model = plain_model()
+    rotary.adopt(model)
+    return model
+
+
+def plain_model() -> Any:
+    """The same weights with transformers' own attention."""
     model = glm(num_hidden_layers=4)
     adopt(model)
     return model
@@ -96,6 +104,32 @@ def test_flash_attention_4_is_taken_where_it_is_installed() -> None:
     assert chosen.many.__name__ == "_flash4"
 
 
+def test_flash_attention_4_sees_four_pieces_at_once_as_one_after_another() -> None:
+    pytest.importorskip("flash_attn.cute")
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("needs a Hopper card")
+    chosen = select(torch.device("cuda"), torch.bfloat16, heads=32, kv_heads=4, dim=128)
+    q = torch.randn(1, 32, 600, 128, device="cuda").bfloat16()
+    keys = chosen.most_in_place(q)
+    assert keys == 4 * PIECE
+    k, v = torch.randn(2, 1, keys, 4, 128, device="cuda").bfloat16().transpose(2, 3)
+    pairs = zip(k.split(PIECE, 2), v.split(PIECE, 2), strict=True)
+    parts = [chosen.many(q, *pair, 0.5, False) for pair in pairs]
+    for got, want in zip(chosen.many(q, k, v, 0.5, False), chosen.merge(parts), strict=True):
+        assert error(got.float(), want.float()) < 5e-3
+
+
+def test_queries_and_keys_turn_in_place_as_plain_torch_turns_them() -> None:
+    generator = torch.Generator("cuda").manual_seed(0)
+    product = torch.randn(1, 70, 40 * 128, device="cuda", generator=generator).bfloat16()
+    cos, sin = torch.randn(2, 1, 70, 64, device="cuda", generator=generator).bfloat16()
+    want = product.cpu()
+    rotate(want, cos.cpu(), sin.cpu(), 36, 128)
+    rotate(product, cos, sin, 36, 128)
+    assert error(product.cpu().float(), want.float()) < 2e-3
+    assert torch.equal(product[..., 36 * 128 :].cpu(), want[..., 36 * 128 :])
+
+
 def test_no_read_in_fp8_waits_for_a_compiler(model: Any) -> None:
     pytest.importorskip("cudnn")
     if torch.cuda.get_device_capability()[0] != 9:
@@ -105,6 +139,11 @@ def test_no_read_in_fp8_waits_for_a_compiler(model: Any) -> None:
         _, last = answer(engine.submit(ask(engine, document(90_000))))
         assert last.usage.reused_tokens == 0
         assert counters["stats"]["unique_graphs"] == compiled
+
+
+def test_glm_turns_its_queries_and_keys_in_place(model: Any) -> None:
+    with engine_of(model, "exact"):
+        assert all(isinstance(layer.self_attn, RotaryInPlace) for layer in model.model.layers)
 
 
 def test_no_length_of_a_document_waits_for_a_compiler(model: Any) -> None:
@@ -119,17 +158,15 @@ def test_chunks_are_as_close_to_one_pass_as_two_kernels_are_to_each_other(model:
     ids, decoder = document(4_096), Decoder(model)
     arena = ExactArena(decoder.shape, 2 * 4_096 // PAGE, device=decoder.device, dtype=decoder.dtype)
     once, again = Span(arena, 0, 4_096), Span(arena, 4_096, 4_096)
-    plain = []
+    theirs, plain = plain_model(), []
     with torch.inference_mode():
         whole = decoder.read(ids, [], [once])
         for start, end in pairwise([0, 1_000, 2_000, 3_000, 3_600, 4_096]):
             chunked = decoder.read(ids[start:end], cut([again], 0, start), cut([again], start, end))
-        model.set_attn_implementation("sdpa")
         for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
-            with sdpa_kernel(backend), torch.compiler.set_stance("force_eager"):
-                logits = model(torch.tensor([ids], device="cuda"), use_cache=False, logits_to_keep=1).logits
+            with sdpa_kernel(backend):
+                logits = theirs(torch.tensor([ids], device="cuda"), use_cache=False, logits_to_keep=1).logits
             plain.append(logits[0, -1].float())
-        model.set_attn_implementation(NAME)
     noise = error(*plain)
     assert max(error(chunked, other) for other in [whole, *plain]) < 2 * noise
 

@@ -155,6 +155,21 @@ def test_a_past_comes_in_lengths_that_kernels_planned_for_and_a_short_rest(token
     assert last < SMALLEST or PIECE % last == 0
 
 
+def test_pieces_are_longer_where_nothing_is_copied() -> None:
+    shape = Shape(layers=1, kv_heads=1, dim=8)
+    arena = ExactArena(shape, 8, dtype=torch.float32)
+    together, apart = [Span(arena, 0, 7 * PAGE)], [Span(arena, 0, PAGE), Span(arena, 2 * PAGE, 6 * PAGE)]
+    pieces = Pieces(shape, dtype=torch.float32, piece=2 * PAGE)
+
+    def lengths(spans: list[Span], in_place: int) -> list[int]:
+        return [keys.shape[2] // PAGE for keys, _ in pieces.of(spans, 0, in_place=in_place)]
+
+    assert lengths(together, 0) == [2, 2, 2, 1]
+    assert lengths(together, 4 * PAGE) == [4, 3]
+    assert lengths(apart, 4 * PAGE) == [2, 2, 2, 1]
+    assert lengths([], 4 * PAGE) == []
+
+
 def test_the_self_test_keeps_a_right_kernel() -> None:
     chosen = select(torch.device("cpu"), torch.float32, heads=9, kv_heads=3, dim=64)
     assert reference not in (chosen.many, chosen.few)

@@ -18,7 +18,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from worker.engine import cgroup, default_model
+from worker.engine import cgroup, default_model, rotary
 from worker.engine.chunk import whole_waves
 from worker.engine.compiled import compile_layers
 from worker.engine.decoder import Decoder
@@ -86,8 +86,9 @@ def build(
     max_active: int = 8,
     fp8_attention: bool = False,
 ) -> LocalEngine:
-    """An engine around a loaded model of transformers'; its NF4 layers are replaced by ours."""
+    """An engine around a loaded model of transformers', whose NF4 layers and GLM attention ours replace."""
     nf4 = bool(adopt(model)) or any(isinstance(module, NF4Linear) for module in model.modules())
+    rotary.adopt(model)
     decoder = Decoder(model)
     target = decoder.device
     chunk = min(prefill_chunk or _chunk(decoder), -(-decoder.window // PAGE) * PAGE)

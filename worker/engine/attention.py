@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from worker.engine.kv import SMALLEST, KeysValues, Pieces, Span
+from worker.engine.kv import PIECE, SMALLEST, KeysValues, Pieces, Span
 from worker.engine.page import PAGE
 
 if TYPE_CHECKING:
@@ -167,6 +167,7 @@ class Merge(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
+_LONG_PIECE = 4 * PIECE  # FlashAttention-4 sees as many as fast, and fewer parts are merged
 _MERGED_AT_ONCE = 4  # more parts at once would save little traffic and hold much memory
 
 
@@ -184,6 +185,10 @@ class Attention:
     def plans(self, q: Tensor) -> bool:
         """Whether the kernel for these queries takes long for every number of keys that is new to it."""
         return self.many is _cudnn and q.shape[2] >= _FEW_QUERIES
+
+    def most_in_place(self, q: Tensor) -> int:
+        """How many keys of an exact past one call with these queries may see."""
+        return _LONG_PIECE if self._kernel(q) is _flash4 else PIECE
 
     def rough(self, q: Tensor, past: int) -> tuple[int, int]:
         """Which tokens of so long a past these queries may see in FP8.

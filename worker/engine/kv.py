@@ -235,12 +235,16 @@ class Pieces:
         self._buffers: list[_Buffer] = []
         self._staging: PackedArena | None = None
 
-    def of(self, spans: Sequence[Span], layer: int, *, halving: bool = False) -> Iterator[KeysValues]:
+    def of(
+        self, spans: Sequence[Span], layer: int, *, halving: bool = False, in_place: int = 0
+    ) -> Iterator[KeysValues]:
         """Pieces in order, each at most `piece` tokens; one is good until the next but one is asked for.
 
         `halving`: the last piece comes in powers of two, for kernels that plan every length anew.
+        `in_place`: most tokens of a piece, if that is more, where all stand side by side and need no copy.
         """
-        cuts = _cuts(spans, self._piece, SMALLEST if halving else self._piece)
+        most = max(self._piece, in_place if spans and _in_place(spans, layer) else 0)
+        cuts = _cuts(spans, most, SMALLEST if halving else most)
         return _ahead(self._plain(part, layer) for part in cuts)
 
     def centred(self, spans: Sequence[Span], layer: int) -> Iterator[Centred]:

@@ -72,7 +72,10 @@ class Reading:
             raise Kept(key, value)
         start, end = self._attention.rough(query, self._length)
         seen = [*cut(self._past, 0, start), *cut(self._past, end, self._length)]
-        past = self._pieces.of(seen, self._layer, halving=self._attention.plans(query))
+        kernel = self._attention
+        past = self._pieces.of(
+            seen, self._layer, halving=kernel.plans(query), in_place=kernel.most_in_place(query)
+        )
         rough = self._attention.rough_pieces(self._pieces, cut(self._past, start, end), self._layer)
         found = [self._packed.attend(query, self._layer, scale)] if self._packed else []
         output = self._attention.read(query, past, key, value, scale, rough=rough, found=found)
@@ -184,7 +187,7 @@ def _(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     return query.new_empty(sequences, queries, heads, dim)
 
 
-def _forward(
+def forward(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -199,12 +202,19 @@ def _forward(
                 f"this model's attention uses {name}, which the engine does not support"
             )
     if torch.compiler.is_compiling():
-        query = query.transpose(1, 2).contiguous().transpose(1, 2)  # tokens outermost: see `_by_token`
-        return _attend(query, key, value, options["scaling"]), None
+        return _attend(_by_token(query), key, value, options["scaling"]), None
     return _here.current.attend(query, key, value, options["scaling"]), None
+
+
+def _by_token(query: Tensor) -> Tensor:
+    """With tokens outermost in memory, for which attention is fastest."""
+    query = query.transpose(1, 2)
+    if query.stride(1) <= query.stride(2):
+        query = query.contiguous()
+    return query.transpose(1, 2)
 
 
 def register() -> None:
     """Make the attention known to transformers under `NAME`; no mask is ever built for it."""
-    AttentionInterface.register(NAME, _forward)
+    AttentionInterface.register(NAME, forward)
     AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
