@@ -13,12 +13,7 @@ from settings import Settings
 _settings = Settings()
 
 broker_url = _settings.redis_url or "redis://127.0.0.1:1/0"
-result_backend = None
 task_ignore_result = True
-
-accept_content = ["json"]
-task_serializer = "json"
-enable_utc = True
 
 task_routes = {
     PARSE: {"queue": CPU},
@@ -28,14 +23,9 @@ task_routes = {
     READ: {"queue": MODEL},
 }
 task_default_queue = CPU
-task_create_missing_queues = True
 
 task_acks_late = False
 worker_prefetch_multiplier = 1
-worker_cancel_long_running_tasks_on_connection_loss = False
-worker_hijack_root_logger = False
-worker_enable_remote_control = True
-worker_send_task_events = False
 
 # The queue's own names in a Redis that others may use too.
 broker_transport_options = {

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -267,9 +268,8 @@ def quote(
 
 def _parsed(client: Client, document_id: str) -> None:
     """Wait for a document's text."""
-    pause = threading.Event()
     while client.document(document_id)["status"] in {DocumentStatus.QUEUED, DocumentStatus.IN_PROGRESS}:
-        pause.wait(0.2)
+        time.sleep(0.2)
 
 
 @command
@@ -305,7 +305,7 @@ def needle(*, display: Display, tokens: Sequence[int], depths: int, seed: int, p
             done.append(trial)
             display.trial(trial)
     picture.write_text(plot(done), encoding="utf-8")
-    display.data({"object": "list", "data": [trial.to_json() for trial in done]})
+    display.data({"object": "list", "data": [asdict(trial) for trial in done]})
     found = sum(trial.outcome in {"cited", "found"} for trial in done)
     display.line(f"{found} of {len(done)} found. The picture is in {picture}.")
     return OK if found == len(done) else JOB_FAILED

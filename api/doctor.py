@@ -164,16 +164,17 @@ def _broker(settings: Settings) -> Check:
 
 
 def _database(settings: Settings) -> Check:
-    scheme, _, path = settings.database.partition(":///")
-    if scheme == "sqlite" and not Path(path).exists():
+    scheme, _, rest = settings.database.partition("://")
+    kind, path = scheme.partition("+")[0], rest.removeprefix("/")
+    if kind == "sqlite" and not Path(path).exists():
         return Check("database", "ok", f"SQLite, made at the first start: {path}")
     try:
         import migrations
 
         current = migrations.at_head(settings.database)
     except Exception as exc:
-        return Check("database", "fail", f"{scheme.partition('+')[0]} cannot be read: {exc}")
-    where = f"SQLite, {path}" if scheme == "sqlite" else scheme.partition("+")[0].partition(":")[0]
+        return Check("database", "fail", f"{kind} cannot be read: {exc}")
+    where = f"SQLite, {path}" if kind == "sqlite" else kind
     return Check(
         "database", "ok" if current else "warn", where + ("" if current else "; the next start updates it")
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from api.client import Client, Job
 from jobs.status import Kind, Status
@@ -49,10 +49,6 @@ class Trial:
     read_s: float | None
     said: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
 
 def haystack(tokens: int, depth: float, seed: int) -> Haystack:
     """Made-up sentences of about so many tokens, no two texts alike, with the needle at a depth of 0 to 1."""
@@ -75,12 +71,7 @@ def depths(count: int) -> list[float]:
 
 
 def trials(
-    client: Client,
-    tokens: Sequence[int],
-    count: int,
-    *,
-    seed: int = 0,
-    wait: Callable[[str], Job] | None = None,
+    client: Client, tokens: Sequence[int], count: int, *, seed: int, wait: Callable[[str], Job]
 ) -> Iterator[Trial]:
     """Read a text of each length for each depth, whole or not at all; `wait(job_id)` awaits a job's end."""
     for length in tokens:
@@ -90,7 +81,7 @@ def trials(
             document = client.upload(stack.text.encode(), filename=name)
             params = {"question": QUESTION, "reading": "whole", "max_tokens": 64}
             job = client.create_job(Kind.ASK, [document["id"]], params=params)
-            yield judged(length, depth, stack, (wait or client.wait)(job["id"]))
+            yield judged(length, depth, stack, wait(job["id"]))
 
 
 def judged(length: int, depth: float, stack: Haystack, job: Job) -> Trial:

@@ -297,8 +297,8 @@ def _page(template: str, **values: Any) -> str:
 
 def _names(rows: Sequence[JobRow]) -> dict[str, str]:
     """The file name of the first document of each job."""
-    ids = {row.document_ids[0] for row in rows}
-    return {document_id: services().record.documents.get(document_id).filename for document_id in ids}
+    found = services().record.documents.several({row.document_ids[0] for row in rows})
+    return {document.id: document.filename for document in found}
 
 
 def _problem(exc: Exception) -> ResponseReturnValue:

@@ -99,7 +99,8 @@ def quote(record: Record, work: Work, document_ids: Sequence[str]) -> Quote:
     """
     rows = [_readable(record.documents.get(document_id)) for document_id in document_ids]
     history = _History(record.ledger.page(limit=REMEMBERED, after=None, status=Status.COMPLETED).rows)
-    known = {row.id: row.characters or 0 for row in [*rows, *_others(record, history)]}
+    others = record.documents.several({id_ for row in history.rows for id_ in row.document_ids})
+    known = {row.id: row.characters or 0 for row in [*rows, *others]}
     workers = [_on(worker, history, work, document_ids, known) for worker in record.workers.ready()]
     return Quote(
         document_ids=list(document_ids),
@@ -116,11 +117,6 @@ def _readable(row: DocumentRow) -> DocumentRow:
     if row.status != DocumentStatus.READY:
         raise TextNotReady
     return row
-
-
-def _others(record: Record, history: _History) -> list[DocumentRow]:
-    ids = {document_id for row in history.rows for document_id in row.document_ids}
-    return [record.documents.get(document_id) for document_id in sorted(ids)]
 
 
 def _on(

@@ -159,7 +159,7 @@ class Child:
 
     def last_words(self, lines: int = 15) -> str:
         """The end of its log."""
-        with contextlib.suppress(FileNotFoundError), self.log.open(errors="replace") as file:
+        with contextlib.suppress(OSError), self.log.open(errors="replace") as file:
             return "".join(deque(file, maxlen=lines))
         return ""
 
@@ -168,7 +168,10 @@ class Child:
         pause = first
         while not self._stopping.is_set():
             started = time.monotonic()
-            how = self._run()
+            try:
+                how = self._run()
+            except OSError as exc:  # no room for its log, or for one more process
+                how = f"could not be started: {exc}"
             if self._stopping.is_set():
                 return
             self._on_death(self, how)

@@ -29,14 +29,13 @@ class Watch:
         version: Callable[[str], tuple[int, Status] | None],
         *,
         seats: int,
-        closing: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] | None = None,
     ) -> None:
         """`version` reads a job's version and status (`Ledger.version`); `pause` sleeps for some seconds."""
         self._version = version
         self._seats = threading.BoundedSemaphore(seats)
-        self._closing = closing or threading.Event()
+        self._closing = threading.Event()
         self._clock = clock
         self._pause = pause or self._closing.wait
 

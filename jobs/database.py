@@ -68,12 +68,12 @@ def open_engine(url: str) -> Engine:
         return engine
     if parsed.database and parsed.database != ":memory:":
         _make(Path(parsed.database))
-    engine = create_engine(parsed, connect_args={"timeout": 30})
+    engine = create_engine(parsed, connect_args={"timeout": BUSY_S})
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver must not begin transactions of its own
-        for pragma in ("synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+        for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -36,7 +36,6 @@ class Progress:
 
     phase: Phase
     pages_done: int = 0
-    pages_total: int | None = None
     tokens_done: int = 0
     tokens_total: int | None = None
     eta_s: float | None = None
@@ -167,8 +166,9 @@ class Ledger:
                 job = session.get(JobRow, job_id, with_for_update=True)
                 if job is None or job.status != Status.QUEUED or job.phase != Phase.PARSING:
                     continue
-                rows = session.scalars(select(DocumentRow).where(DocumentRow.id.in_(job.document_ids))).all()
-                self._ring_if_ready(session, job, rows)
+                rows = session.scalars(select(DocumentRow).where(DocumentRow.id.in_(job.document_ids)))
+                documents = {row.id: row for row in rows}
+                self._ring_if_ready(session, job, [documents[id_] for id_ in job.document_ids])
                 if job.phase != Phase.PARSING:
                     job.version += 1
 
@@ -361,7 +361,6 @@ class Ledger:
             job = held(session, row)
             for name in ("phase", "pages_done", "tokens_done", "eta_s", "draft"):
                 setattr(job, name, getattr(progress, name))
-            job.pages_total = progress.pages_total or job.pages_total
             job.tokens_total = progress.tokens_total or job.tokens_total
             if session.is_modified(job):
                 job.version += 1

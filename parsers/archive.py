@@ -26,19 +26,16 @@ def open_zip(path: Path, password: str | None = None) -> zipfile.ZipFile:
     Raises Damaged where it has no directory, TooLarge where that is beyond any use, Encrypted, WrongPassword.
     `zipfile` loads the whole directory at once, which a made-up file can blow up to its own size.
     """
-    file: BinaryIO = path.open("rb")
-    if file.read(len(COMPOUND)) == COMPOUND:
-        file = _unlocked(file, password)
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - _END_BYTES))
-    tail = file.read()
+    with path.open("rb") as file:
+        unlocked = _unlocked(file, password) if file.read(len(COMPOUND)) == COMPOUND else None
+        tail = _tail(unlocked or file)
     end = tail.rfind(_END)
     if end < 0:
         raise Damaged("The file is cut short. Send it again, or save a new copy and send that.")
     if int.from_bytes(tail[end + 12 : end + 16], "little") > _MAX_DIRECTORY_BYTES:
         raise TooLarge("The file lists far more parts than any document has. It is not read.")
     try:
-        return zipfile.ZipFile(file)
+        return zipfile.ZipFile(unlocked or path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as exc:
         raise Damaged from exc
 
@@ -70,6 +67,12 @@ def check_sizes(archive: zipfile.ZipFile, *, max_bytes: int) -> None:
     total = sum(entry.file_size for entry in archive.infolist())
     if total > max_bytes:
         raise TooLarge(f"The file inflates to {total:,} bytes; {max_bytes:,} are read at most. Split it.")
+
+
+def _tail(file: BinaryIO) -> bytes:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _END_BYTES))
+    return file.read()
 
 
 def _unlocked(file: BinaryIO, password: str | None) -> BinaryIO:

@@ -1,8 +1,13 @@
-"""Attributes of WordprocessingML elements, read the way Word reads them."""
+"""Names and attributes of the XML elements of office files, read the way Word reads them."""
 
 from __future__ import annotations
 
 from typing import Any
+
+
+def localname(element: Any) -> str:
+    """The name of an element without its namespace."""
+    return str(element.tag).rpartition("}")[2]
 
 
 def get(element: Any, name: str) -> str:

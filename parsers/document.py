@@ -99,10 +99,6 @@ class Document:
         """Numbers of the pages that have no text."""
         return [page.number for page in self.pages if not page.text.strip()]
 
-    @property
-    def pages_without_text(self) -> int:
-        return len(self.blank_pages)
-
     @cached_property
     def tables(self) -> list[Table]:
         """The Markdown tables in the text, in order."""

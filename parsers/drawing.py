@@ -104,7 +104,7 @@ def sign(font: str, code: str) -> str:
         number = int(code, 16)
     except ValueError:
         return ""
-    number -= _PRIVATE if _PRIVATE <= number <= _PRIVATE + 0xFF else 0
+    private = _PRIVATE <= number <= _PRIVATE + 0xFF
     if font in _FONTS:
-        return _FONTS[font].get(number, "\N{REPLACEMENT CHARACTER}")
-    return chr(int(code, 16)) if number == int(code, 16) <= 0xFFFF else "\N{REPLACEMENT CHARACTER}"
+        return _FONTS[font].get(number - _PRIVATE * private, "\N{REPLACEMENT CHARACTER}")
+    return chr(number) if 0 <= number <= 0xFFFF and not private else "\N{REPLACEMENT CHARACTER}"

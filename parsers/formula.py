@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from parsers.attributes import get
+from parsers.attributes import get, localname
 
 #: What follows is raised, in text that `powers` is to see.
 RAISED = "\x1f"
@@ -28,7 +28,7 @@ def linear(element: Any, text: Callable[[Any], str]) -> str | None:
         return _property(element, name, default)
 
     line = None
-    match _name(element):
+    match localname(element):
         case "d":
             inside = sign("sepChr", "|").join(text(child) for child in element.findall("{*}e"))
             line = sign("begChr", "(") + inside + sign("endChr", ")")
@@ -61,9 +61,5 @@ def _script(mark: str, text: str) -> str:
 
 
 def _property(element: Any, name: str, default: str) -> str:
-    found = element.find(f"{{*}}{_name(element)}Pr/{{*}}{name}")
+    found = element.find(f"{{*}}{localname(element)}Pr/{{*}}{name}")
     return default if found is None else get(found, "val") or ""
-
-
-def _name(element: Any) -> str:
-    return str(element.tag).rpartition("}")[2]

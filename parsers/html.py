@@ -49,9 +49,9 @@ _BLOCKS = frozenset({
     "h6", "header", "hgroup", "hr", "html", "legend", "li", "main", "nav", "ol", "option", "p", "pre",
     "search", "section", "summary", "table", "td", "th", "tr", "ul",
 })  # fmt: skip
-#: A table row with one of these in it is laid out block by block.
-_LARGE = ("table", "ul", "ol", "dl", "pre", "h1", "h2", "h3", "h4", "h5", "h6")
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+#: A table row with one of these in it is laid out block by block.
+_LARGE = ("table", "ul", "ol", "dl", "pre", *_HEADINGS)
 _MOST_SPANNED = 100
 _WHOLE = re.compile(r"\s*-?\d{1,9}")
 _SPACE = re.compile(r"[ \t\r\n\f]+")

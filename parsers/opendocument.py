@@ -9,7 +9,7 @@ from typing import Any
 
 from parsers import markdown
 from parsers.archive import open_zip
-from parsers.attributes import get, whole
+from parsers.attributes import get, localname, whole
 from parsers.errors import Damaged, Encrypted
 from parsers.limits import Limits
 from parsers.numbering import FORMATS, spell
@@ -95,7 +95,7 @@ class _Walk:
     def blocks(self, parent: Any, bullet: str = "") -> Iterator[Block]:
         """Blocks in reading order."""
         for child in parent:
-            match _name(child):
+            match localname(child):
                 case "h" | "p" as name:
                     text = self._line(child)
                     level = min(whole(get(child, "outline-level"), default=1), _DEEPEST) if name == "h" else 0
@@ -191,7 +191,7 @@ class _Walk:
     def _inline(self, element: Any, hidden: bool) -> Iterator[str]:
         yield self._shown(element.text, hidden)
         for child in element:
-            match _name(child):
+            match localname(child):
                 case "s":
                     yield self._shown(" " * min(whole(get(child, "c"), default=1), _MOST_REPEATED), hidden)
                 case "tab":
@@ -304,7 +304,3 @@ def _metadata(meta: Any) -> dict[str, str]:
     if meta is None:
         return {}
     return {key: text for name, key in _METADATA.items() if (text := meta.findtext(f".//{{*}}{name}"))}
-
-
-def _name(element: Any) -> str:
-    return str(element.tag).rpartition("}")[2]

@@ -7,7 +7,7 @@ import io
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
@@ -68,28 +68,31 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
             ]
     except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, TypeError, SyntaxError) as exc:
         raise Damaged from exc
-    title, author = book.properties.title, book.properties.creator or ""
-    hidden = [
-        name
-        for sheet, written in sheets
-        for name in (written.hidden(sheet.title) if sheet.sheet_state == "visible" else [sheet.title])
-    ]
-    uncomputed = sum(written.uncomputed for _, written in sheets)
-    warnings = disclosures("Excel", hidden)
-    if uncomputed:
-        warnings.append(
-            f"The values of {uncomputed:,} formulas are not in the file, and empty here. Open it in Excel, "
-            "save it and send that."
-        )
     return Reading(
         parser=PARSER,
         raw_pages=pages,
         total=len(pages),
         paged=False,
-        title=title,
-        metadata={"author": author},
-        warnings=warnings,
+        title=book.properties.title,
+        metadata={"author": book.properties.creator or ""},
+        warnings=_warnings(sheets),
     )
+
+
+def _warnings(sheets: Sequence[tuple[Any, _Written]]) -> list[str]:
+    """What is hidden in the sheets, which are read by now, and what is missing."""
+    hidden = [
+        name
+        for sheet, written in sheets
+        for name in (written.hidden(sheet.title) if sheet.sheet_state == "visible" else [sheet.title])
+    ]
+    warnings = disclosures("Excel", hidden)
+    if uncomputed := sum(written.uncomputed for _, written in sheets):
+        warnings.append(
+            f"The values of {uncomputed:,} formulas are not in the file, and empty here. Open it in Excel, "
+            "save it and send that."
+        )
+    return warnings
 
 
 class _Written:

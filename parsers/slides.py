@@ -8,6 +8,7 @@ from typing import Any
 
 from parsers import markdown
 from parsers.archive import open_zip
+from parsers.attributes import localname
 from parsers.drawing import chosen, drawn, link
 from parsers.errors import Damaged
 from parsers.limits import Limits
@@ -68,7 +69,7 @@ def _slide(package: Package, name: str, called: str, hidden: list[str]) -> RawPa
 
 def _texts(parent: Any, marks: list[Mark]) -> Iterator[str]:
     for shape in parent if parent is not None else ():
-        match str(shape.tag).rpartition("}")[2]:
+        match localname(shape):
             case "sp":
                 kind = shape.find("{*}nvSpPr/{*}nvPr/{*}ph")
                 role = "" if kind is None else kind.get("type", "")

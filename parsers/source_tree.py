@@ -29,13 +29,13 @@ def read(path: Path, *, password: str | None, limits: Limits) -> Reading:
 
     Raises Damaged (a member leads out of it), Encrypted, TooLarge.
     """
-    archive = open_zip(path)
-    check_sizes(archive, max_bytes=4 * limits.max_part_bytes)
-    members = sorted(_members(archive), key=lambda entry: PurePosixPath(_name(entry)).parts)
+    with open_zip(path) as archive:
+        check_sizes(archive, max_bytes=4 * limits.max_part_bytes)
+        members = sorted(_members(archive), key=lambda entry: PurePosixPath(_name(entry)).parts)
     warnings: list[str] = []
     return Reading(
         parser=PARSER,
-        raw_pages=_pages(archive, members, warnings),
+        raw_pages=_pages(path, members, warnings),
         total=len(members),
         paged=False,
         if_empty="The archive holds no text files. Unpack it and send the documents in it.",
@@ -58,11 +58,9 @@ def _name(entry: zipfile.ZipInfo) -> str:
     return entry.filename.replace("\\", "/")
 
 
-def _pages(
-    archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], warnings: list[str]
-) -> Iterator[RawPage]:
+def _pages(path: Path, members: list[zipfile.ZipInfo], warnings: list[str]) -> Iterator[RawPage]:
     unread = 0
-    with archive:
+    with open_zip(path) as archive:
         for entry in members:
             data = None
             if entry.file_size <= _MOST_BYTES:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from parsers import html, markdown
 from parsers.archive import open_zip
-from parsers.attributes import get, is_on, value, whole
+from parsers.attributes import get, is_on, localname, value, whole
 from parsers.document import Change
 from parsers.drawing import chosen, drawn, sign
 from parsers.errors import Damaged, Empty
@@ -159,9 +159,9 @@ def _properties(package: Package) -> dict[str, str]:
     names = {"title": "title", "creator": "author", "subject": "subject", "keywords": "keywords",
              "lastModifiedBy": "last_author", "created": "created", "modified": "modified"}  # fmt: skip
     return {
-        names[_name(element)]: element.text
+        names[localname(element)]: element.text
         for element in (() if root is None else root)
-        if isinstance(element.tag, str) and _name(element) in names and element.text
+        if isinstance(element.tag, str) and localname(element) in names and element.text
     }
 
 
@@ -271,7 +271,7 @@ class _Walk:
 
     def _blocks(self, parent: Any) -> Iterator[Block]:
         for child in _content(parent):
-            match _name(child):
+            match localname(child):
                 case "p":
                     yield from self._paragraph(child)
                 case "tbl":
@@ -324,10 +324,10 @@ class _Walk:
 
     def _inline(self, parent: Any) -> Iterator[str]:
         for child in parent:
-            if isinstance(child.tag, str) and _name(child) in _TRACKED:
-                self._track(child, _TRACKED[_name(child)], within=child)
+            if isinstance(child.tag, str) and localname(child) in _TRACKED:
+                self._track(child, _TRACKED[localname(child)], within=child)
         for child in _content(parent):
-            name = _name(child)
+            name = localname(child)
             if name == "t":
                 yield child.text or ""
             elif name in _PLAIN:
@@ -339,7 +339,7 @@ class _Walk:
             elif name == "r" and self._styles.hides(child, self._within):
                 self._hidden += (part.text or "" for part in child.iter("{*}t"))
                 for part in child.iter("{*}lastRenderedPageBreak", "{*}fldChar"):  # they are of the rest, too
-                    yield _PLAIN.get(_name(part)) or _FIELD.get(get(part, "fldCharType"), "")
+                    yield _PLAIN.get(localname(part)) or _FIELD.get(get(part, "fldCharType"), "")
             else:
                 if name == "r" and value(child.find("{*}rPr/{*}vertAlign")) == "superscript":
                     yield RAISED
@@ -473,12 +473,12 @@ def _content(parent: Any) -> Iterator[Any]:
     """Child elements that hold text; of alternatives, the first that does, and of what was deleted, the marks
     of pages that Word began there."""
     for child in parent:
-        if not isinstance(child.tag, str) or _name(child) in _SKIPPED:
+        if not isinstance(child.tag, str) or localname(child) in _SKIPPED:
             continue
-        if _name(child) in _DELETED:
+        if localname(child) in _DELETED:
             yield from child.iter("{*}lastRenderedPageBreak")
             continue
-        if _name(child) == "AlternateContent":
+        if localname(child) == "AlternateContent":
             yield from chosen(child)
         else:
             yield child
@@ -497,7 +497,7 @@ def _chosen_in_form(field: Any) -> str:
 def _inside(parent: Any, name: str) -> Iterator[Any]:
     """Rows of a table or cells of a row, also those wrapped in content controls or tracked changes."""
     for child in _content(parent):
-        if _name(child) == name:
+        if localname(child) == name:
             yield child
         else:
             yield from _inside(child, name)
@@ -505,7 +505,3 @@ def _inside(parent: Any, name: str) -> Iterator[Any]:
 
 def _notes(root: Any, kind: str) -> dict[str, Any]:
     return {} if root is None else {get(note, "id"): note for note in root.iterfind(f"{{*}}{kind}")}
-
-
-def _name(element: Any) -> str:
-    return str(element.tag).rpartition("}")[2]

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import json
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -34,14 +33,7 @@ class Reply:
 class Post:
     """Sends a message and reads the reply. Redirects are not followed (Standard Webhooks, "Redirects")."""
 
-    def __init__(
-        self,
-        *,
-        secret: str,
-        policy: Policy,
-        timeout_s: float,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
+    def __init__(self, *, secret: str, policy: Policy, timeout_s: float) -> None:
         """`timeout_s`: for message and reply together, however slowly a receiver takes or gives them.
 
         Not for looking up its name, which the system's resolver limits.
@@ -49,14 +41,13 @@ class Post:
         self._webhook = Webhook(secret)
         self._policy = policy
         self._timeout_s = timeout_s
-        self._clock = clock
 
     def send(
         self, url: str, message_id: str, message: dict[str, Any], *, of_success: int, of_failure: int
     ) -> Reply:
         """Never raises. `of_success`, `of_failure`: bytes of the reply's body that are read, or some more."""
         content = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
-        now = self._clock()
+        now = datetime.now(UTC)
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "Unabridged",

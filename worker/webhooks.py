@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,19 +22,10 @@ _GONE = 410
 class Webhooks:
     """Brings deliveries to their receivers."""
 
-    def __init__(
-        self,
-        deliveries: Deliveries,
-        *,
-        secret: str,
-        policy: Policy,
-        timeout_s: float,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
+    def __init__(self, deliveries: Deliveries, *, secret: str, policy: Policy, timeout_s: float) -> None:
         """`timeout_s`: for the whole of a try."""
         self._deliveries = deliveries
-        self._post = Post(secret=secret, policy=policy, timeout_s=timeout_s, clock=clock)
-        self._clock = clock
+        self._post = Post(secret=secret, policy=policy, timeout_s=timeout_s)
 
     def deliver(self, delivery_id: str) -> None:
         """Try once to bring a delivery, if it is still to be brought."""
@@ -48,7 +38,7 @@ class Webhooks:
         if error is not None and reply.body:
             error += f": {reply.body[:ERROR_LENGTH].decode(errors='replace')}"
         entry: dict[str, Any] = {
-            "at": self._clock().isoformat(),
+            "at": datetime.now(UTC).isoformat(),
             "status_code": reply.status_code,
             "error": error,
             "seconds": round(time.monotonic() - started, 3),

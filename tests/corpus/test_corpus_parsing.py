@@ -43,7 +43,7 @@ def test_a_long_document_has_all_its_pages(name: str, pages: int) -> None:
     document = read(name)
     assert document.paged
     assert len(document.pages) == pages
-    assert document.pages_without_text < pages / 20
+    assert len(document.blank_pages) < pages / 20
 
 
 def test_printed_page_numbers_are_read() -> None:

@@ -308,6 +308,19 @@ def test_a_killed_child_is_started_again(watch: Callable[[str], Watched]) -> Non
     assert watched.deaths.get(timeout=10) == "was killed by SIGKILL"
 
 
+def test_a_child_that_cannot_be_started_is_told_and_tried_again(
+    tmp_path: Path, watch: Callable[[str], Watched]
+) -> None:
+    log = tmp_path / "watched.log"
+    log.mkdir()
+    watched = watch("time.sleep(600)")
+
+    assert watched.deaths.get(timeout=10).startswith("could not be started: [Errno 21]")
+    assert watched.child.last_words() == ""
+    log.rmdir()
+    watched.wait_for_start()
+
+
 def test_a_long_log_is_put_aside_when_its_child_starts_again(watch: Callable[[str], Watched]) -> None:
     watched = watch("time.sleep(600)")
     watched.wait_for_start()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from apiflask import APIFlask
     from application import Parts, WaitingTime
     from flask.testing import FlaskClient
+    from sqlalchemy import Engine
 
     from api.services import Services
     from jobs.record import Record
@@ -53,6 +54,21 @@ def services(settings: Settings, record: Record, parts: Parts, time: WaitingTime
         settings, record, broker_answers=lambda: parts.broker, migrated=lambda: parts.migrated
     )
     return replace(services, watch=Watch(record.ledger.version, seats=2, clock=time.clock, pause=time.pause))
+
+
+@pytest.fixture
+def statements(database_engine: Engine) -> Iterator[list[str]]:
+    """What the database was asked, one after the other."""
+    from sqlalchemy import event
+
+    asked: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    event.listen(database_engine, "before_cursor_execute", note)
+    yield asked
+    event.remove(database_engine, "before_cursor_execute", note)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def document_id(story: Story) -> str:
         ({"document_ids": []}, "/document_ids"),
         ({"document_ids": "x"}, "/document_ids"),
         ({"surprise": 1}, "/surprise"),
-        ({"params": {"question": ""}}, "/params/questions/0"),
+        ({"params": {"question": " \n"}}, "/params/questions/0"),
         ({"params": {}}, "/params/questions"),
         ({"params": {"question": "x", "temperature": 3}}, "/params/temperature"),
         ({"params": {"question": "x", "focus": "y"}}, "/params/focus"),

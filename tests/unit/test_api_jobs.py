@@ -39,11 +39,6 @@ def test_a_job_is_accepted_and_rung_for(client: FlaskClient, story: Story, ring:
     assert client.get(f"/v1/jobs/{job['id']}").json == job
 
 
-def test_the_queue_position_counts_those_before(client: FlaskClient, story: Story) -> None:
-    document = story.read_document()
-    assert [ask(client, document).get_json()["queue_position"] for _ in range(3)] == [1, 2, 3]
-
-
 def test_the_same_key_and_body_find_the_first_job(client: FlaskClient, story: Story, ring: Doorbell) -> None:
     document = story.read_document()
     first = ask(client, document, key="k1")

@@ -10,7 +10,6 @@ import structlog
 from apiflask import APIFlask
 from flask.testing import FlaskClient
 from services import MovableClock
-from sqlalchemy.exc import OperationalError
 from structlog.testing import LogCapture
 
 from api.app import create_app
@@ -104,13 +103,6 @@ def test_characters_that_cannot_be_stored_do_no_harm(client: FlaskClient, text: 
         assert response.status_code in {400, 404, 422}
 
 
-@pytest.mark.parametrize("question", ["", " \n"])
-def test_a_question_without_a_word_is_refused(client: FlaskClient, question: str) -> None:
-    body = {"kind": "ask", "document_ids": ["x"], "params": {"question": question}}
-    response = client.post("/v1/jobs", json=body)
-    assert [fault["at"] for fault in response.get_json()["errors"]] == ["/params/questions/0"]
-
-
 def test_a_fault_of_the_whole_body_is_told_as_one(client: FlaskClient) -> None:
     assert "description: body: " in client.post("/v1/jobs", json=[1]).get_json()["detail"]
 
@@ -154,10 +146,6 @@ def test_a_database_without_tables_is_unavailable(
     assert (response.status_code, response.get_json()["code"]) == (503, "database_unavailable")
     assert "no such table" not in response.text
     assert "no such table" in next(entry["error"] for entry in log.entries if "error" in entry)
-
-
-def test_what_the_database_says_is_translated() -> None:
-    assert translate(OperationalError("SELECT ...", {}, ValueError("gone"))).code == "database_unavailable"
 
 
 def test_an_error_without_a_status_of_its_own_is_a_bug() -> None:

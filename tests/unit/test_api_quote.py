@@ -52,6 +52,16 @@ def test_a_document_nobody_has_read_is_estimated(
     assert (worker["sections"], worker["read_s"], worker["write_s"]) == (1, 30.0, 51.2)
 
 
+def test_what_other_documents_took_is_asked_for_at_once(
+    client: FlaskClient, record: Record, story: Story, book: DocumentRow, statements: list[str]
+) -> None:
+    for _ in range(5):
+        finish(story, record, story.read_document(), tokens=10)
+    statements.clear()
+    quoted(client, book)
+    assert sum("FROM documents" in statement for statement in statements) == 2
+
+
 def test_a_document_that_was_read_is_known_exactly(
     client: FlaskClient, record: Record, story: Story, book: DocumentRow
 ) -> None:
@@ -82,7 +92,7 @@ def test_what_does_not_fit_is_told_with_its_sections(
     assert quote["workers"][0]["sections"] == 2
 
 
-def test_a_quote_queues_nothing(client: FlaskClient, record: Record, book: DocumentRow) -> None:
+def test_a_quote_queues_nothing(client: FlaskClient, book: DocumentRow) -> None:
     quoted(client, book)
     assert client.get("/v1/jobs").get_json()["data"] == []
 

@@ -206,6 +206,14 @@ def test_the_doctor_finds_a_broker_that_does_not_answer(run: CliRunner, nowhere:
     assert "UNABRIDGED_REDIS_URL does not answer" in result.stdout
 
 
+def test_the_doctor_tells_of_a_database_that_does_not_answer_and_not_its_password(run: CliRunner) -> None:
+    url = "postgresql://ann:secret@127.0.0.1:1/jobs"
+    result = run.invoke(main, ["doctor"], env={"UNABRIDGED_DATABASE_URL": url})
+
+    assert "postgresql cannot be read" in result.stdout
+    assert "secret" not in result.output
+
+
 def test_the_doctor_finds_a_model_folder_and_its_window(run: CliRunner) -> None:
     Path("model").mkdir()
     Path("model", "config.json").write_text(json.dumps({"max_position_embeddings": 1_048_576}))

@@ -35,7 +35,7 @@ def pages(name: str) -> Places:
         return {number: page.get_textpage().get_text_range() for number, page in enumerate(document, 1)}
 
 
-def paragraph_text(paragraph: Any, *, accept: bool = True) -> str:
+def paragraph_text(paragraph: Any, *, accept: bool) -> str:
     """The paragraph with its tracked changes accepted, or rejected."""
     letters: list[str] = []
     for node in paragraph.iter(qn("w:t"), qn("w:delText"), qn("w:tab")):
@@ -53,11 +53,11 @@ def paragraphs(name: str, *, accept: bool = True) -> list[str]:
     return [text for text in texts if text]
 
 
-def clauses(name: str, *, accept: bool = True) -> Places:
+def clauses(name: str) -> Places:
     """Clauses by number; a heading such as `2. Term` or `Schedule 1. Fees` opens a place too."""
     found: dict[int | str, str] = {}
     place = "Preamble"
-    for text in paragraphs(name, accept=accept):
+    for text in paragraphs(name):
         opened = re.match(r"(\d+\.\d+|\(\w\))\t|(Schedule \d+|\d+)\. ", text)
         if opened:
             place = opened[1] or opened[2]

@@ -231,9 +231,9 @@ def test_a_job_that_reads_tells_how_far_it_is_and_is_asked_again(
     client: FlaskClient, record: Record, story: Story
 ) -> None:
     job = story.begin()
-    record.ledger.beat(job, Progress(Phase.READING, 5, 10, 4000, 8000, 61.2))
+    record.ledger.beat(job, Progress(Phase.READING, 2, 4000, 8000, 61.2))
     shown = client.get(f"/jobs/{job.id}")
-    assert "4,000 of 8,000 tokens, page 5 of 10 · about 1 min 2 s left" in words(shown)
+    assert "4,000 of 8,000 tokens, page 2 of 3 · about 1 min 2 s left" in words(shown)
     assert 'hx-trigger="every 1s"' in shown.text
     assert '<noscript><meta http-equiv="refresh"' in shown.text
     assert "<title>50 % read" in shown.text
@@ -359,7 +359,7 @@ def test_a_failed_job_says_why_and_can_be_tried_again(
 
 
 def test_a_job_can_be_cancelled_and_one_that_is_done_cannot(
-    client: FlaskClient, record: Record, story: Story, harbour: DocumentRow, finish: Callable[..., JobRow]
+    client: FlaskClient, story: Story, harbour: DocumentRow, finish: Callable[..., JobRow]
 ) -> None:
     job = story.ask()
     assert client.post(f"/pages/jobs/{job.id}/cancel").location == f"/jobs/{job.id}"
@@ -430,6 +430,15 @@ def test_lists_lead_on_to_what_is_older(client: FlaskClient, record: Record, sto
         last = client.get(older).text
         assert oldest in last
         assert 'rel="next"' not in last
+
+
+def test_a_list_of_jobs_asks_for_all_their_documents_at_once(
+    client: FlaskClient, story: Story, statements: list[str]
+) -> None:
+    jobs = [story.ask(story.upload()) for _ in range(5)]
+    statements.clear()
+    assert client.get("/jobs").text.count("a.txt") == len(jobs)
+    assert sum("FROM documents" in statement for statement in statements) == 1
 
 
 # -- every page -----------------------------------------------------------------------------------------

@@ -29,4 +29,4 @@ def test_a_document_of_an_unknown_version_is_refused() -> None:
 
 def test_a_document_counts_its_characters_and_its_pages_without_text() -> None:
     assert LEASE.characters == len("Rent is due.") + len("第五条")
-    assert LEASE.pages_without_text == 1
+    assert len(LEASE.blank_pages) == 1

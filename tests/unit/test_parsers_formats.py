@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +376,24 @@ def workbook(rows: list[list[object]], change: Callable[[Any], object] = lambda 
     out = io.BytesIO()
     book.save(out)
     return out.getvalue()
+
+
+ARCHIVES = {
+    "a.epub": book("<p>a</p>"),
+    "a.xlsx": workbook([["a"]]),
+    "a.zip": documents.zip_of({"a.py": "pass"}),
+    "cut.zip": documents.zip_of({"a.py": "pass"})[:-22],
+    "outside.zip": documents.zip_of({"../a.py": "pass"}),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_a_file_is_closed_once_it_is_read_or_refused(path: Path, name: str) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        with suppress(Damaged):
+            read(path, ARCHIVES[name], name)
+    assert not told
 
 
 def test_a_sheet_is_tables_of_fifty_rows_each_with_the_heading(path: Path) -> None:

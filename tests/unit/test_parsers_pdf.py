@@ -58,7 +58,7 @@ def test_a_word_hyphenated_at_a_line_end_is_whole(path: Path) -> None:
 def test_pages_without_text_are_kept_and_counted(path: Path) -> None:
     document = read(path, documents.pdf(["Hello", "", "World"]))
     assert [page.text for page in document.pages] == ["Hello", "", "World"]
-    assert document.pages_without_text == 1
+    assert document.blank_pages == [2]
 
 
 def test_a_scan_is_empty_and_the_message_says_why(path: Path) -> None:

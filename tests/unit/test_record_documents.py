@@ -27,13 +27,6 @@ def test_the_same_bytes_are_the_same_document(record: Record, ring: Doorbell) ->
     assert ring.take() == [(PARSE, CPU, first.id)]
 
 
-def test_other_bytes_are_another_document(record: Record) -> None:
-    one, _ = added(record, b"one")
-    two, new = added(record, b"two")
-    assert new
-    assert one.id != two.id
-
-
 def test_the_same_bytes_uploaded_at_once_are_one_document(
     record: Record, background: ThreadPoolExecutor
 ) -> None:
@@ -98,7 +91,7 @@ def test_a_document_that_failed_is_tried_again_when_it_is_uploaded_again(
     assert claimed.password == "right"
 
 
-def test_a_document_nobody_uses_can_be_deleted(record: Record, story: Story, ring: Doorbell) -> None:
+def test_a_document_nobody_uses_can_be_deleted(record: Record, story: Story) -> None:
     document = story.upload()
     record.documents.delete(document.id)
     with pytest.raises(DocumentNotFound):

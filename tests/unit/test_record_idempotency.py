@@ -9,7 +9,7 @@ import pytest
 from services import Doorbell
 from story import ERROR, WORK, Story, added, question
 
-from jobs.errors import DocumentNotFound, IdempotencyKeyReused, NotFound, RecordError
+from jobs.errors import DocumentNotFound, IdempotencyKeyReused, NotFound
 from jobs.idempotency import Key
 from jobs.params import NewJob
 from jobs.record import Record
@@ -89,7 +89,7 @@ def test_requests_with_one_key_at_once_make_one_job(
     assert [job_id is not None for job_id in found] == [key == winner for key in keys]
 
 
-def test_a_key_whose_object_was_deleted_says_so(record: Record, story: Story) -> None:
+def test_a_key_whose_object_was_deleted_says_so(record: Record) -> None:
     document, _ = added(record, b"x", key=Key("upload", "1"))
     job, _ = record.ledger.add(question(document), key=KEY)
     record.ledger.cancel(job.id)
@@ -98,9 +98,3 @@ def test_a_key_whose_object_was_deleted_says_so(record: Record, story: Story) ->
         record.ledger.add(question(document), key=KEY)
     with pytest.raises(NotFound, match="deleted"):
         added(record, b"x", key=Key("upload", "1"))
-
-
-def test_a_reused_key_tells_what_to_do(record: Record) -> None:
-    error: RecordError = IdempotencyKeyReused()
-    assert error.code == "idempotency_key_reused"
-    assert "new key" in str(error)

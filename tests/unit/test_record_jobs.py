@@ -87,6 +87,15 @@ def test_a_job_waits_until_all_its_documents_are_ready(record: Record, story: St
     assert ring.take() == [(READ, MODEL, job.id)]
 
 
+def test_a_document_named_twice_counts_twice_whether_it_was_ready_or_not(
+    record: Record, story: Story
+) -> None:
+    unread = story.upload()
+    waiting = story.ask(unread, unread)
+    ready = story.parse(unread)
+    assert record.ledger.get(waiting.id).pages_total == story.ask(ready, ready).pages_total == 6
+
+
 def test_a_job_fails_when_a_document_it_waits_for_fails(record: Record, story: Story) -> None:
     fine, broken = story.upload(), story.upload()
     job = story.ask(fine, broken)

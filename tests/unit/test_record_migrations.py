@@ -77,7 +77,7 @@ def test_a_record_works_on_what_the_migrations_build(migrated: Record) -> None:
 
 
 def test_webhooks_that_wait_over_an_upgrade_find_their_queue(
-    migrated: Record, empty_database_url: str, ring: Doorbell
+    migrated: Record, empty_database_url: str
 ) -> None:
     delivery = Story(migrated).deliver()
     migrations.downgrade(empty_database_url, "0003")

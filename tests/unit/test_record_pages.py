@@ -61,9 +61,3 @@ def test_a_list_of_jobs_can_be_narrowed_to_a_status_and_a_batch(record: Record, 
     assert len(queued) == 2
     assert alone.id in {row.id for row in queued}
     assert [row.id for row in both] == [done.id]
-
-
-def test_rows_of_a_page_carry_their_documents(record: Record, story: Story) -> None:
-    job = story.ask()
-    [row] = record.ledger.page(limit=10, after=None).rows
-    assert row.document_ids == job.document_ids

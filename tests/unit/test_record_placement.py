@@ -63,9 +63,7 @@ def test_a_job_follows_the_one_that_is_reading_its_document(
     assert record.ledger.claim(second.id, worker_id="card-0")
 
 
-def test_jobs_that_wait_do_not_hide_who_has_the_document(
-    record: Record, story: Story, document: DocumentRow
-) -> None:
+def test_jobs_that_wait_do_not_hide_who_has_the_document(record: Record, document: DocumentRow) -> None:
     record.ledger.add_batch(WORK, [document.id] * 40)
     oldest = record.ledger.page(limit=40, after=None).rows[-1]
     assert record.ledger.claim(oldest.id, worker_id="card-0") is None
