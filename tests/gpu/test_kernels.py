@@ -73,6 +73,22 @@ def test_packing_on_the_card_gives_the_codes_of_the_reference(name: Name) -> Non
 
 
 @NAMES
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_token_that_is_not_finite_does_not_come_back_as_if_it_were(name: Name, bad: float) -> None:
+    packed = packed_format(name, KV_HEADS, DIM)
+    keys, values = noise(PAGE)
+    for x in (keys, values):
+        x[5, 0, 3] = bad
+    codes, scales = pages(name, PAGE)
+    packed.pack(keys, values, codes, scales)
+    got = torch.empty_like(keys), torch.empty_like(values)
+    packed.unpack(codes, scales, *got)
+    for back in got:
+        assert not back[5, 0].isfinite().all()
+        assert back[:5].isfinite().all()
+
+
+@NAMES
 @pytest.mark.parametrize("pinned", [False, True])
 def test_unpacking_gives_what_the_reference_gives_from_the_card_and_from_the_host(
     name: Name, pinned: bool

@@ -66,6 +66,16 @@ def test_scales_of_values_are_e4m3_times_a_power_of_two(name: Name) -> None:
     assert torch.equal(mantissas.to(torch.float8_e4m3fn).float(), mantissas)
 
 
+def test_fp8_makes_the_largest_value_of_a_head_no_smaller_on_the_whole() -> None:
+    """What a model says loudest would else be said a little more softly in every token."""
+    _, values = noise(PAGES * PAGE, 128)
+    _, back = round_trip(packed_format("fp8", KV_HEADS, 128), values, values)
+    at = values.abs().argmax(-1, keepdim=True)
+    kept = back.gather(-1, at) / values.gather(-1, at)
+    assert abs(float(kept.mean()) - 1) < 2e-3
+    assert float(kept.min()) > 0.95
+
+
 @NAMES
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_token_that_is_not_finite_does_not_come_back_as_if_it_were(name: Name, bad: float) -> None:

@@ -279,14 +279,15 @@ class Attention:
 
 def select(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, dim: int) -> Attention:
     """Test the device's kernels against fp32 with the model's own head counts, and take the fastest right."""
-    keys = _SELF_TEST_KEYS[device.type]
+    candidates = kernels(device)
+    keys = _LONG_PIECE + _ODD if _flash4 in candidates else _SELF_TEST_KEYS[device.type]
     generator = torch.Generator(device).manual_seed(0)
     # Tokens side by side, as in the engine's own arenas: heads are not contiguous.
     k, v = (
         torch.randn(2, 1, keys, kv_heads, dim, device=device, generator=generator).to(dtype).transpose(2, 3)
     )
     return Attention(
-        many=first_right(kernels(device), _questions([_FEW_QUERIES + _ODD], heads, k, generator), k, v),
+        many=first_right(candidates, _questions([_FEW_QUERIES + _ODD], heads, k, generator), k, v),
         few=first_right(_FEW[device.type], _questions([1, _FEW_QUERIES // 4], heads, k, generator), k, v),
         merge=_fastest_merge(device, dim),
     )

@@ -152,7 +152,7 @@ class Fp8(PackedFormat):
     bits = 8
 
     def _quantize(self, x: Tensor, scale_bits: int) -> tuple[Tensor, Tensor]:
-        scales = _scales(x.abs().amax(-1) / E4M3_TOP, scale_bits)
+        scales = _scales(x.abs().amax(-1) / E4M3_TOP, scale_bits, up=True)  # nothing is cut off
         scaled = (x * _inverse(scales)).clamp(-E4M3_TOP, E4M3_TOP)
         return scaled.to(E4M3).view(torch.uint8).int(), scales
 
@@ -193,11 +193,11 @@ class Int4(PackedFormat):
         return norms.amax(1)
 
 
-def _scales(x: Tensor, bits: int) -> Tensor:
+def _scales(x: Tensor, bits: int, *, up: bool = False) -> Tensor:
     """x, positive, rounded to `bits` of the 8 bits of bf16; what is not a number stays so."""
     place = 1 << 8 - bits
     scales = x.bfloat16()
-    rounded = (scales.view(torch.int16) + place // 2 & -place).view(torch.bfloat16)
+    rounded = (scales.view(torch.int16) + (place - 1 if up else place // 2) & -place).view(torch.bfloat16)
     return torch.where(scales.isnan(), scales, rounded)  # its bits would overflow to those of 0
 
 

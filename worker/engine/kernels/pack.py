@@ -27,11 +27,19 @@ _NO_REACH = tl.constexpr(NO_REACH)
 
 
 @triton.jit
+def _largest(x):
+    """Bits of the largest size in each row of x; compared as integers, as `tl.max` drops NaN."""
+    return tl.max(tl.abs(x).to(tl.int32, bitcast=True), 1)
+
+
+@triton.jit
 def _scales(largest, PLANES: tl.constexpr, BITS: tl.constexpr):
-    """The scales, as they are kept, of heads whose largest elements are given."""
+    """The scales, as they are kept, of heads by `_largest`."""
+    largest = largest.to(tl.float32, bitcast=True)
     PLACE: tl.constexpr = 1 << (8 - BITS)
+    MORE: tl.constexpr = PLACE // 2 if PLANES == 4 else PLACE - 1  # to the nearest, or up
     scales = (largest / (_INT4_REACH if PLANES == 4 else _E4M3_TOP)).to(tl.bfloat16)
-    rounded = ((scales.to(tl.int16, bitcast=True) + PLACE // 2) & -PLACE).to(tl.bfloat16, bitcast=True)
+    rounded = ((scales.to(tl.int16, bitcast=True) + MORE) & -PLACE).to(tl.bfloat16, bitcast=True)
     return tl.where(largest <= float("inf"), rounded, scales)  # what is not a number would overflow to 0
 
 
@@ -68,7 +76,7 @@ def _pack_keys(keys, codes, scales, KV_HEADS: tl.constexpr, DIM: tl.constexpr, P
     head = tl.program_id(1)
     token = tl.arange(0, _PAGE)
     rows = keys + ((page * _PAGE + token) * KV_HEADS + head) * DIM
-    largest = tl.zeros([_PAGE], tl.float32)
+    largest = tl.zeros([_PAGE], tl.int32)
     planes = ()
     for plane in tl.static_range(PLANES):
         if PLANES == 4:
@@ -77,7 +85,7 @@ def _pack_keys(keys, codes, scales, KV_HEADS: tl.constexpr, DIM: tl.constexpr, P
         else:
             x = tl.load(rows[:, None] + plane * WORDS + tl.arange(0, WORDS)[None, :])
             x = x.to(tl.bfloat16).to(tl.float32)
-        largest = tl.maximum(largest, tl.max(tl.abs(x), 1))
+        largest = tl.maximum(largest, _largest(x))
         planes = planes + (x,)
     scale = _scales(largest, PLANES, 8)
     words = tl.zeros([_PAGE, WORDS], tl.int32)
@@ -102,7 +110,7 @@ def _pack_values(values, codes, scales, KV_HEADS: tl.constexpr, DIM: tl.constexp
         if PLANES == 4:
             x = tl.dot(x, walsh(dims, DIM)) * DIM**-0.5
         x = x.to(tl.float32)
-        scale = _scales(tl.max(tl.abs(x), 1), PLANES, 4)
+        scale = _scales(_largest(x), PLANES, 4)
         words |= _quantize(x, scale, PLANES) << (16 // PLANES * plane)
         tl.store(scales + ((page * KV_HEADS + head) * _PAGE + token) * 2 + 1, scale)
     at = codes + ((page * 2 + 1) * KV_HEADS + head) * (TOKENS * DIM)
