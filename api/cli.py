@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ import click
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from api.client import ApiProblem, Client, ClientError, Job
+from api.client import ApiProblem, Client, ClientError, Job, Work
 from api.display import Display, clean, markdown
 from api.doctor import checks, installed
 from api.needle import Trial, plot, trials
@@ -298,6 +299,7 @@ def needle(*, display: Display, tokens: Sequence[int], depths: int, seed: int, p
     It lies at several depths. Each text is read anew, so that this takes as long as that many documents of
     that length. Exit code 1 when a sentence was not found.
     """
+    picture.touch()  # where it cannot be written, nothing is read
     done: list[Trial] = []
     with connected(display) as client:
         read = functools.partial(_finished, client, display)
@@ -418,7 +420,7 @@ def batch(
     """Answer for each document in FOLDER.
 
     One .json and one .md each go to the folder of --out. Documents that have an answer there are skipped:
-    the same command takes up a run that was interrupted.
+    the same command takes up a run that was interrupted. Another one needs a folder of its own.
     """
     asked = Kind(kind)
     params = _batch_params(asked, questions, focus, schema)
@@ -430,12 +432,18 @@ def batch(
         display.say(f"Files of other kinds are left out: {', '.join(others)}.")
     outputs = {file: out / f"{file.relative_to(folder)}.json" for file in files}
     todo = [file for file in files if again or not outputs[file].exists()]
+    request = _fingerprint(asked, params)
+    if any(_request_of(outputs[file]) not in {request, None} for file in set(files) - set(todo)):
+        raise click.UsageError(
+            f"{out} has answers to another request. Give another folder, or --again to replace them."
+        )
     if len(todo) < len(files):
         display.say(
             f"{len(files) - len(todo)} of {len(files)} have an answer already; --again reads them anew."
         )
     out.mkdir(parents=True, exist_ok=True)  # where nothing can be written, nothing is asked
-    done = _do_all(display, asked, todo, outputs, params) if todo else []
+    work: Work = {"params": params, "metadata": {"request": request}}
+    done = _do_all(display, asked, todo, outputs, work) if todo else []
     display.data({"object": "list", "data": done, "skipped": len(files) - len(todo)})
     return JOB_FAILED if any(entry["status"] != Status.COMPLETED for entry in done) else OK
 
@@ -445,7 +453,7 @@ def _do_all(
     kind: Kind,
     files: Sequence[Path],
     outputs: Mapping[Path, Path],
-    params: Mapping[str, Any],
+    work: Work,
 ) -> list[dict[str, Any]]:
     """Ask for all, then write down each answer as it comes; what became of every file."""
     done: list[dict[str, Any]] = []
@@ -460,7 +468,7 @@ def _do_all(
             for file in files:
                 try:
                     document = client.upload(file)
-                    waiting[file] = client.create_job(kind, [document["id"]], params=params)["id"]
+                    waiting[file] = client.create_job(kind, [document["id"]], **work)["id"]
                 except ApiProblem as exc:
                     if exc.code not in FAULTS_OF_A_FILE:
                         raise
@@ -492,6 +500,19 @@ def _write(path: Path, answer: str, page: str) -> None:
     draft = path.with_suffix(".json.new")
     draft.write_text(answer, encoding="utf-8")
     draft.replace(path)
+
+
+def _fingerprint(kind: Kind, params: Mapping[str, Any]) -> str:
+    """Tells what one batch asks from what another does; its jobs carry it."""
+    return hashlib.sha256(json.dumps([kind, params], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _request_of(output: Path) -> Any:
+    """The fingerprint that an answer carries, if it can be read and has one."""
+    try:
+        return json.loads(output.read_text(encoding="utf-8"))["metadata"]["request"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _wanted(file: Path, folder: Path, out: Path) -> bool:

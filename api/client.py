@@ -335,9 +335,9 @@ class Client:
                     return
                 pause = max(pause, exc.retry_after_s)
                 give_up_at = self._clock() + pause + self._patience_s
-            except Unreachable:
+            except Unreachable as exc:
                 if self._clock() + pause > give_up_at:
-                    raise
+                    raise Unreachable(f"{exc} The job is not lost: unabridged show {job_id}.") from exc
             self._sleep(pause)
             pause = min(2 * pause, 2.0)
 

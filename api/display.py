@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from rich.console import Console
@@ -153,10 +154,9 @@ class Display:
         found = list(jobs)
         self.data({"object": "list", "data": found})
         for job in found:
-            created = job["created_at"][:19].replace("T", " ")
-            self.line(
-                f"{job['id']}  {job['kind']:<9}  {job['status']:<11}  {created}  {state_of(job)}".rstrip()
-            )
+            created = f"{datetime.fromisoformat(job['created_at']).astimezone():%Y-%m-%d %H:%M:%S}"
+            more = job["error"]["code"] if job["error"] else state_of(job)
+            self.line(f"{job['id']}  {job['kind']:<9}  {job['status']:<11}  {created}  {more}".rstrip())
         if not found:
             self.line("There are no jobs.")
 

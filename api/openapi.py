@@ -94,6 +94,12 @@ def operation(
     return describe
 
 
+def also(model: type[BaseModel], description: str) -> dict[str, Any]:
+    """A response with the same body as the one that a route's `output` describes, under another status."""
+    schema = {"$ref": f"{_SCHEMAS}{model.__name__}"}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
 def complete(spec: Any) -> dict[str, Any]:
     """Fill in what APIFlask leaves open: one schema a model, headers, the upload's form, the problems."""
     order = list(dict.fromkeys(tag["name"] for tag in spec["tags"]))

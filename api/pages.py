@@ -19,7 +19,7 @@ from api.problems import ApiError, InvalidRequest, TextNotReady, answer
 from api.quote import quote
 from api.services import services
 from api.upload import Upload
-from jobs.errors import DocumentFailed, JobNotFound, NotFound, RecordError
+from jobs.errors import DocumentFailed, JobNotFound, NotFound, RecordError, UploadEmpty
 from jobs.objects import Document, Job, ListedJob, Worker
 from jobs.params import NewJob, Work, schema_of_fields
 from jobs.status import FINAL, DocumentStatus, Kind
@@ -213,8 +213,9 @@ def asked(form: Mapping[str, str], document_ids: Sequence[str]) -> NewJob:
         params["questions"] = [line.strip() for line in params["questions"].splitlines() if line.strip()]
     if "schema" in params:
         params["schema"] = wanted(params["schema"])
+    named = document_ids if kind == Kind.COMPARE else dict.fromkeys(document_ids)  # no copy is read twice
     try:
-        return NewJob.model_validate({"kind": kind, "document_ids": list(document_ids), "params": params})
+        return NewJob.model_validate({"kind": kind, "document_ids": list(named), "params": params})
     except ValidationError as exc:
         raise InvalidRequest.of(exc) from exc
 
@@ -242,9 +243,12 @@ def _uploaded() -> list[str]:
     ids = []
     for part in filter(None, request.files.getlist("file")):
         upload = Upload.of(part)
-        row, _ = services().record.documents.add(
-            upload.file, filename=upload.filename, password=request.form.get("password") or None
-        )
+        try:
+            row, _ = services().record.documents.add(
+                upload.file, filename=upload.filename, password=request.form.get("password") or None
+            )
+        except UploadEmpty as exc:  # of several files, which
+            raise UploadEmpty(f"{upload.filename}: {exc}") from exc
         ids.append(row.id)
     return ids
 
@@ -274,13 +278,12 @@ def markdown(text: str) -> Markup:
 def _home(chosen: Sequence[str] = (), problem: Mapping[str, Any] | None = None) -> str:
     record = services().record
     chosen = chosen or request.args.getlist("document")
-    rows = list(record.documents.page(limit=SHORT, after=None).rows)
-    known = {row.id for row in rows}
-    rows += [record.documents.get(other) for other in chosen if other not in known]
+    rows = {row.id: row for row in record.documents.page(limit=SHORT, after=None).rows}
+    rows |= {other: record.documents.get(other) for other in chosen if other not in rows}
     recent = record.ledger.page(limit=SHORT, after=None).rows
     return _page(
         "home.html",
-        documents=[Document.of(row) for row in rows],
+        documents=[Document.of(row) for _, row in sorted(rows.items())],  # compared as listed: oldest first
         chosen=chosen,
         form=request.form,
         jobs=[ListedJob.of(row) for row in recent],

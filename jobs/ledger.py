@@ -143,7 +143,7 @@ class Ledger:
     def _readable(row: DocumentRow) -> DocumentRow:
         if row.status == DocumentStatus.FAILED:
             reason = (row.error or {}).get("message", "")
-            raise DocumentFailed(f"The document {row.id} could not be parsed: {reason}")
+            raise DocumentFailed(f"The document {row.id} ({row.filename}) could not be parsed: {reason}")
         return row
 
     def _ring_if_ready(self, session: Session, job: JobRow, documents: Sequence[DocumentRow]) -> None:
@@ -151,6 +151,8 @@ class Ledger:
         failed = next((row for row in documents if row.status == DocumentStatus.FAILED), None)
         if failed is not None:
             error = {**(failed.error or {}), "document_id": failed.id}
+            if len(documents) > 1:
+                error["message"] = f"{failed.filename}: {error.get('message', '')}"
             self._finish(session, job, Status.FAILED, error=error)
         elif all(row.status == DocumentStatus.READY for row in documents):
             job.phase = None

@@ -263,8 +263,8 @@ class OwnParams(ToolParams):
         return [*filter(None, [self.instruction, self.focus]), *super().instructions()]
 
 
-#: The name of a prompt file that makes a kind of its own.
-OwnKind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+#: The name of a prompt file that makes a kind; who asks for one that is not there is told which are.
+OwnKind = Annotated[str, Field(min_length=1, max_length=40)]
 AnyKind = Annotated[Kind | OwnKind, Field(union_mode="left_to_right")]
 
 PARAMS: dict[Kind, type[Params]] = {

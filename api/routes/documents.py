@@ -10,7 +10,7 @@ from flask import Response, request
 
 from api.answers import DocumentList, ListQuery, TextList, TextQuery
 from api.examples import DOCUMENT
-from api.openapi import operation
+from api.openapi import also, operation
 from api.problems import BodyTooLarge, Fault, InvalidRequest, TextNotReady, UnsupportedMediaType
 from api.request import Request
 from api.services import services
@@ -33,8 +33,16 @@ blueprint = APIBlueprint("documents", __name__, url_prefix="/v1/documents", tag=
 
 
 @blueprint.post("")
-@operation(BodyTooLarge, IdempotencyKeyReused, StorageFull, UnsupportedMediaType, UploadEmpty, UploadTooLarge)
-@blueprint.output(Document, 201, description="Uploaded; 200 when these bytes were known.", example=DOCUMENT)
+@operation(
+    BodyTooLarge,
+    IdempotencyKeyReused,
+    StorageFull,
+    UnsupportedMediaType,
+    UploadEmpty,
+    UploadTooLarge,
+    responses={200: also(Document, "These bytes were known.")},
+)
+@blueprint.output(Document, 201, description="Uploaded.", example=DOCUMENT)
 def upload_document() -> tuple[Document, int, dict[str, str]]:
     """Upload a file.
 

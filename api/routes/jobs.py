@@ -10,7 +10,7 @@ from flask import Response, request
 from api.answers import DeliveryList, JobList, JobQuery, Result
 from api.events import Mark, events, shown
 from api.examples import JOB, NEW_JOBS, QUOTE, RESULT
-from api.openapi import operation
+from api.openapi import also, operation
 from api.problems import (
     InvalidPreviousJob,
     InvalidRequest,
@@ -67,7 +67,7 @@ LOOK_AGAIN_S = 1
     ToolRefused,
     UnsupportedSchema,
     WebhookRefused,
-    responses={200: {"description": "With `Prefer: wait`: the job ended meanwhile."}},
+    responses={200: also(Job, "With `Prefer: wait`: the job ended meanwhile.")},
 )
 @blueprint.input(NewJob, arg_name="new", examples=NEW_JOBS)
 @blueprint.output(Job, 202, description="Queued.", example=JOB)
@@ -133,7 +133,7 @@ def get_result(job_id: str) -> Result:
 
 
 @blueprint.post("/<job_id>/cancel")
-@operation(JobNotFound, IllegalMove, responses={200: {"description": "It is cancelled."}})
+@operation(JobNotFound, IllegalMove, responses={200: also(Job, "It is cancelled.")})
 @blueprint.output(Job, 202, description="It will be cancelled within one step of the model.", example=JOB)
 def cancel_job(job_id: str) -> tuple[Job, int]:
     """Cancel a job. Again does no harm."""

@@ -20,7 +20,7 @@ function watchDrop(zone) {
   for (const [name, over] of [["dragenter", true], ["dragover", true], ["dragleave", false], ["drop", false]])
     zone.addEventListener(name, () => zone.classList.toggle("over", over));
   input.addEventListener("change", () => listFiles(input));
-  listFiles(input); // the browser may have kept the choice of an earlier visit
+  window.addEventListener("pageshow", () => listFiles(input)); // the browser may have kept the choice of an earlier visit
 }
 
 let cited = null;

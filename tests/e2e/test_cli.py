@@ -115,6 +115,7 @@ def test_a_folder_is_answered_once(run: Run, folder: Path, tmp_path: Path) -> No
 
     assert [len(found["data"]) for found in (first, second, third)] == [3, 1, 3]
     assert second["skipped"] == 2
+    assert run(*command, "--question", "How old?").exit_code == 2
     job = json.loads((out / "more" / "tower.txt.json").read_text(encoding="utf-8"))
     assert job["result"]["answers"][0]["title"] == "How high?"
     assert (out / "tower one.txt.md").read_text(encoding="utf-8").startswith("# tower one.txt\n")

@@ -100,6 +100,11 @@ def test_a_question_is_answered_and_its_quotation_is_marked_on_the_page(page: Pa
     expect(page.get_by_role("heading", level=1)).to_have_text("How many cranes are there?")
     expect(page.get_by_text("tokens were known from an earlier job")).to_be_visible(timeout=60_000)
 
+    page.emulate_media(media="print")
+    expect(page.get_by_role("heading", name="What was read")).to_be_visible()
+    expect(page.get_by_role("button", name="Ask")).to_be_hidden()
+    expect(page.get_by_role("link", name="Jobs")).to_be_hidden()
+
 
 def test_what_is_wrong_with_a_form_is_said_and_what_was_filled_in_stays(page: Page, harbour: Path) -> None:
     from playwright.sync_api import expect
@@ -114,3 +119,30 @@ def test_what_is_wrong_with_a_form_is_said_and_what_was_filled_in_stays(page: Pa
     expect(page.get_by_role("alert")).to_be_in_viewport()
     expect(page.get_by_role("radio", name="Compare")).to_be_checked()
     expect(page.get_by_role("textbox", name="Focus")).to_have_value("Cranes")
+
+
+@pytest.mark.parametrize("page", [True], indirect=True, ids=["scripts"])
+def test_who_comes_back_sees_the_files_that_are_still_chosen(page: Page, harbour: Path) -> None:
+    from playwright.sync_api import expect
+
+    page.set_input_files("input[name=file]", harbour)
+    page.get_by_role("button", name="Start").click()
+    expect(page).to_have_url(re.compile("/jobs/job_"))
+    page.go_back()
+
+    expect(page.locator("#file-list")).to_contain_text("harbour of Lisse.txt")
+
+
+@pytest.mark.parametrize("page", [True], indirect=True, ids=["scripts"])
+def test_two_clicks_ask_once(page: Page, harbour: Path) -> None:
+    from playwright.sync_api import expect
+
+    page.set_input_files("input[name=file]", harbour)
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_role("heading", name="What was read")).to_be_visible(timeout=60_000)
+    page.get_by_role("textbox", name="Ask again").fill("Is it asked once?")
+    page.get_by_role("button", name="Ask").dblclick()
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("Is it asked once?")
+    page.goto("/jobs")
+    expect(page.get_by_role("link", name="Is it asked once?")).to_have_count(1)

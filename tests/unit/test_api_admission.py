@@ -44,6 +44,7 @@ def document_id(story: Story) -> str:
     ("change", "at"),
     [
         ({"kind": "translate"}, "/kind"),
+        ({"kind": "Ask"}, "/kind"),
         ({"document_ids": []}, "/document_ids"),
         ({"document_ids": "x"}, "/document_ids"),
         ({"surprise": 1}, "/surprise"),

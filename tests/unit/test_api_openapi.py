@@ -51,6 +51,20 @@ def test_every_operation_has_its_own_name_and_says_what_it_does(spec: dict[str, 
         assert all(response["description"] for response in op["responses"].values()), (method, path)
 
 
+def test_every_success_with_a_body_tells_what_it_is(spec: dict[str, Any]) -> None:
+    answers = {
+        (op["operationId"], status): set(answer.get("content", {}))
+        for _, _, op in operations(spec)
+        for status, answer in op["responses"].items()
+        if status.startswith("2")
+    }
+    assert {answer for answer, content in answers.items() if not content} == {
+        ("delete_document", "204"),
+        ("stream_events", "204"),
+    }
+    assert {("upload_document", "200"), ("create_job", "200"), ("cancel_job", "200")} <= set(answers)
+
+
 def test_every_tag_is_named_once(spec: dict[str, Any]) -> None:
     names = [tag["name"] for tag in spec["tags"]]
     assert len(set(names)) == len(names)

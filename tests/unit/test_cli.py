@@ -100,6 +100,16 @@ def test_a_schema_that_is_not_json_is_bad_input(run: CliRunner, document: Path) 
     assert "is not JSON" in said(result)
 
 
+def test_a_picture_that_cannot_be_written_is_told_before_anything_is_read(
+    run: CliRunner, nowhere: str
+) -> None:
+    typed = ["needle", "--tokens", "300", "--plot", "missing/needle.svg"]
+    result = run.invoke(main, typed, env={"UNABRIDGED_URL": nowhere})
+
+    assert result.exit_code == 2
+    assert "missing/needle.svg" in said(result)
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -155,6 +165,18 @@ def test_a_batch_with_every_answer_there_has_nothing_to_do(run: CliRunner, docum
     assert result.exit_code == 0
     assert json.loads(result.stdout) == {"object": "list", "data": [], "skipped": 1}
     assert "--again" in result.stderr
+
+
+def test_answers_to_another_request_are_not_taken_for_those_of_a_batch(
+    run: CliRunner, document: Path
+) -> None:
+    Path("answers").mkdir()
+    Path("answers", f"{document.name}.json").write_text('{"metadata": {"request": "another"}}')
+
+    result = run.invoke(main, ["batch", ".", "--kind", "ask", "--question", "Why?", "--out", "answers"])
+
+    assert result.exit_code == 2
+    assert "answers has answers to another request" in said(result)
 
 
 def test_nobody_there_is_told_at_once(run: CliRunner, document: Path, nowhere: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -208,12 +210,27 @@ def test_text_of_a_document_cannot_command_the_terminal(capsys: pytest.CaptureFi
     assert "[bold]markup[/bold]" in out
 
 
-def test_a_list_of_jobs_has_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    Display().jobs([job(), job(status="queued", queue_position=2)])
+@pytest.fixture
+def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A terminal nine hours ahead of the server's clock."""
+    monkeypatch.setenv("TZ", "JST-9")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.split() == ["job_1", "ask", "completed", "2026-01-01", "10:00:00"]
+
+@pytest.mark.usefixtures("tokyo")
+def test_a_list_of_jobs_has_a_line_each_in_the_time_of_its_reader(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failed = job(status="failed", error={"code": "encrypted", "message": "The file is locked."})
+    Display().jobs([job(), job(status="queued", queue_position=2), failed])
+
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.split() == ["job_1", "ask", "completed", "2026-01-01", "19:00:00"]
     assert second.endswith("waiting, 2 in the queue")
+    assert third.split()[2:] == ["failed", "2026-01-01", "19:00:00", "encrypted"]
 
 
 def test_markdown_has_question_answer_citation_and_receipt() -> None:

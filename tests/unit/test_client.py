@@ -261,6 +261,17 @@ def test_patience_ends(connect: Callable[[httpx.BaseTransport], Client], time: W
     assert 5 < time.now <= 10
 
 
+def test_who_gives_up_waiting_is_told_which_job_may_still_be_done(
+    connect: Callable[[httpx.BaseTransport], Client], server: httpx.BaseTransport, story: Story
+) -> None:
+    job = story.ask()
+
+    with pytest.raises(
+        Unreachable, match=rf"Nobody answers.* The job is not lost: unabridged show {job.id}\."
+    ):
+        connect(Unsteady(server, *[httpx.ConnectError("refused")] * 99)).wait(job.id)
+
+
 def test_a_refusal_is_not_tried_again(
     connect: Callable[[httpx.BaseTransport], Client], server: httpx.BaseTransport
 ) -> None:

@@ -123,6 +123,30 @@ def test_a_document_named_in_the_address_is_chosen_already(client: FlaskClient, 
     assert not re.search(rf'value="{harbour.id}" checked', client.get("/").text)
 
 
+def test_what_is_here_already_is_listed_and_compared_from_the_oldest_on(
+    client: FlaskClient, record: Record, story: Story
+) -> None:
+    versions = sorted(story.read_document().id for _ in range(3))
+    listed = re.findall(r'name="document_id" value="(doc_\w+)"', client.get("/").text)
+    assert listed == versions
+    job = the_job(send(client, document_id=listed[1:], kind="compare"), record)
+    assert job.document_ids == versions[1:]
+
+
+@pytest.mark.parametrize(("kind", "named"), [("summarize", 1), ("compare", 2)])
+def test_a_copy_is_not_read_twice_but_can_be_compared(
+    client: FlaskClient, record: Record, kind: str, named: int
+) -> None:
+    job = the_job(send(client, ("a.txt", b"one"), ("copy of a.txt", b"one"), kind=kind), record)
+    assert (len(job.document_ids), len(set(job.document_ids))) == (named, 1)
+
+
+def test_of_several_files_the_empty_one_is_named(client: FlaskClient) -> None:
+    refused = send(client, ("a.txt", b"one"), ("b.txt", b""), kind="summarize")
+    assert refused.status_code == 422
+    assert "b.txt: The file has no bytes in it. Check that it was saved" in words(refused)
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
@@ -494,6 +518,20 @@ def test_what_the_document_does_not_say_and_what_was_cut_off_are_said(
     assert 'rates {"to": "NOK"} 11.7' in page
 
 
+def test_an_extracted_value_without_a_passage_says_so(
+    client: FlaskClient, record: Record, story: Story, harbour: DocumentRow
+) -> None:
+    answers = [
+        {"title": "year", "text": "1907", "found": True, "cut_off": False, "citations": []},
+        {"title": "cost", "text": "It is not told.", "found": False, "cut_off": False, "citations": []},
+    ]
+    data = {"year": 1907, "cost": None}
+    page = words(
+        client.get(f"/jobs/{completed(record, story, harbour, answers, data=data, kind='extract').id}")
+    )
+    assert "year 1907 No passage was quoted for this. cost not stated It is not told. Download" in page
+
+
 def test_changes_between_versions_are_shown_word_by_word_with_both_places(
     client: FlaskClient, record: Record, story: Story, harbour: DocumentRow
 ) -> None:
@@ -540,7 +578,7 @@ def completed(
 ) -> JobRow:
     """A completed job with these answers on a document."""
     documents = [document, story.read_document()] if kind == "compare" else [document]
-    params = {"questions": ["Who?", "Why?"]} if kind == "ask" else {}
+    params = {"ask": {"questions": ["Who?", "Why?"]}, "extract": {"schema": SCHEMA}}.get(kind, {})
     new = NewJob.model_validate(
         {"kind": kind, "document_ids": [row.id for row in documents], "params": params}
     )

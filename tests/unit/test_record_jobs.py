@@ -56,7 +56,7 @@ def test_a_job_for_a_document_that_does_not_exist_is_refused(
 
 def test_a_job_for_a_document_that_failed_is_refused_and_told_why(record: Record, story: Story) -> None:
     document = story.fail_to_parse(story.upload())
-    with pytest.raises(DocumentFailed, match=ERROR["message"]):
+    with pytest.raises(DocumentFailed, match=rf"\({document.filename}\).*{ERROR['message']}"):
         record.ledger.add(question(document))
 
 
@@ -103,7 +103,8 @@ def test_a_job_fails_when_a_document_it_waits_for_fails(record: Record, story: S
     story.fail_to_parse(broken)
     row = record.ledger.get(job.id)
     assert row.status == Status.FAILED
-    assert row.error == {**ERROR, "document_id": broken.id}
+    message = f"{broken.filename}: {ERROR['message']}"  # of several, which
+    assert row.error == {"code": ERROR["code"], "message": message, "document_id": broken.id}
 
 
 def test_a_message_cannot_start_a_job_whose_documents_are_not_there(record: Record, story: Story) -> None:

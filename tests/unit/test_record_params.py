@@ -131,9 +131,10 @@ def test_a_body_that_is_not_right_is_refused(changes: dict[str, Any]) -> None:
         new(**changes)
 
 
-def test_a_kind_nobody_knows_is_refused() -> None:
+@pytest.mark.parametrize("kind", ["", "x" * 41])
+def test_a_kind_that_can_have_no_name_is_refused(kind: str) -> None:
     with pytest.raises(ValidationError, match="kind"):
-        NewJob.model_validate({"kind": "Translate!", "document_ids": ["doc_1"]})
+        NewJob.model_validate({"kind": kind, "document_ids": ["doc_1"]})
 
 
 def test_a_comparison_is_no_batch() -> None:

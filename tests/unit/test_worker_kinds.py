@@ -204,6 +204,12 @@ def test_versions_that_are_the_same_say_so(record: Record) -> None:
     job = compared(record, FakeEngine(), *LEASE)
     assert job.result is not None
     assert job.result["data"] == {"changes": [], "unchanged": 4, "explained": 0}
+    assert answers(job)[0]["text"] == "The texts of the versions do not differ."
+
+
+def test_versions_that_are_but_renumbered_say_so(record: Record) -> None:
+    job = compared(record, FakeEngine(), LEASE[0], LEASE[1].replace("4. ", "5. "))
+    assert answers(job)[0]["text"] == "The texts of the versions do not differ, but for their numbering."
 
 
 def test_other_documents_differ_in_what_the_model_lists_with_passages_of_both(record: Record) -> None:

@@ -93,7 +93,7 @@ def _changes(
         parts.append(written.text)
         cut_off = cut_off or written.cut_off
     job.reader.checking()
-    text = "\n\n".join(parts) or _unexplained(len(told))
+    text = "\n\n".join(parts) or _unexplained(len(told), len(changes) - len(told))
     shown = [_shown(job.sources, number, change) for number, change in changes]
     data = {
         "changes": shown,
@@ -110,10 +110,10 @@ def _changes(
     return Result([Answer(None, text, unique(quoted + sides[:QUOTED]), cut_off=cut_off)], data, sides)
 
 
-def _unexplained(count: int) -> str:
-    if count:
-        return f"Changes found: {count:,}. The model has no room to be shown any of them."
-    return "The versions do not differ but for numbering, if at all."
+def _unexplained(told: int, renumbered: int) -> str:
+    if told:
+        return f"Changes found: {told:,}. The model has no room to be shown any of them."
+    return f"The texts of the versions do not differ{', but for their numbering' if renumbered else ''}."
 
 
 def _shown(sources: Sequence[Source], number: int, change: revision.Change) -> dict[str, Any]:
