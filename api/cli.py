@@ -86,6 +86,7 @@ def _usage_told(args: Sequence[str]) -> Iterator[None]:
 
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="unabridged", message="%(prog)s %(version)s")
 def main() -> None:
     """Reads whole documents, not chunks: summarize, extract, compare, ask, chat, with checked citations."""
 
@@ -135,8 +136,11 @@ def _faults(exc: ValidationError | SettingsError) -> str:
 
 
 @contextmanager
-def connected(display: Display) -> Iterator[Client]:
-    """A client of the server that is there, or of one started for the length of the block."""
+def connected(display: Display, *, workers: bool = True) -> Iterator[Client]:
+    """A client of the server that is there, or of one started for the length of the block.
+
+    One without `workers` loads no model.
+    """
     settings = Settings()
     url = os.environ.get("UNABRIDGED_URL") or running(settings.data)
     if url:
@@ -145,7 +149,8 @@ def connected(display: Display) -> Iterator[Client]:
             yield client
         return
     display.say("No server is running; starting one for this command (unabridged serve keeps one).")
-    with _stopped_in_order(), Stack(settings, tell=display.say) as stack, Client(stack.url) as client:
+    stack = Stack(settings, tell=display.say, workers=workers)
+    with _stopped_in_order(), stack, Client(stack.url) as client:
         yield client
 
 
@@ -548,7 +553,7 @@ def jobs(display: Display, status: str | None, limit: int) -> int:
 
     Their results are told by `show`.
     """
-    with connected(display) as client:
+    with connected(display, workers=False) as client:
         display.jobs(itertools.islice(client.jobs(status=Status(status) if status else None), limit))
     return OK
 
@@ -557,7 +562,7 @@ def jobs(display: Display, status: str | None, limit: int) -> int:
 @click.argument("job_id")
 def show(display: Display, job_id: str) -> int:
     """Show a job; the exit code tells how it ended."""
-    with connected(display) as client:
+    with connected(display, workers=False) as client:
         job = client.job(job_id)
     display.job(job)
     return _code(job) if job["status"] in FINAL else OK
@@ -567,7 +572,7 @@ def show(display: Display, job_id: str) -> int:
 @click.argument("job_id")
 def cancel(display: Display, job_id: str) -> int:
     """Stop a job."""
-    with connected(display) as client:
+    with connected(display, workers=False) as client:
         job = client.cancel(job_id)
     display.data(job)
     display.line(f"{job['id']} is {job['status']}.")

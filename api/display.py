@@ -242,10 +242,11 @@ def receipt_line(coverage: Coverage) -> str:
     unit = "pages" if all(document["paged"] for document in documents) else "sections"
     read, total = (sum(document[name] for document in documents) for name in ("pages_read", "pages_total"))
     how = "whole" if coverage["reading"] == "whole" else f"in {coverage['sections']} sections"
-    said = [
-        f"Read {read:,} of {total:,} {unit}, {coverage['tokens']:,} tokens, {how}, "
-        f"by {coverage['model']} ({coverage['weights']})."
-    ]
+    tokens = f" {coverage['tokens']:,} tokens," if read == total else ""
+    by = f"{coverage['model']} ({coverage['weights']})"
+    said = [f"Read {read:,} of {total:,} {unit},{tokens} {how}, by {by}."]
+    if not read:  # of versions, what differs alone is given to the model
+        said = [f"Compared {total:,} {unit} word for word; {by} read none of them."]
     for document in documents:
         for what, pages in (
             ("Without text", document["pages_without_text"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +26,7 @@ from worker.library import Layout, Library
 from worker.prompts import Prompts
 from worker.reader import Reader, Tally, deadline_in
 from worker.room import room_for_answers
+from worker.section import Section
 from worker.tools import Caller, Desk
 
 log = structlog.get_logger()
@@ -126,7 +128,7 @@ class Pipeline:
             raise
         return Outcome(
             result={**result.to_json(), "calls": [call.to_json() for call in desk.calls]},
-            coverage=dict(self._coverage(job, layout, result)),
+            coverage=dict(self._coverage(job, layout, reader.seen, result)),
             usage={"parse_s": layout.parse_s, **_usage(job, reader.tally, started)},
         )
 
@@ -160,10 +162,10 @@ class Pipeline:
             )
         return layout
 
-    def _coverage(self, job: JobRow, layout: Layout, result: Result) -> Coverage:
+    def _coverage(self, job: JobRow, layout: Layout, seen: Sequence[Section], result: Result) -> Coverage:
         sources, sections = layout.sources, layout.sections
         given, verified = count_verified(result.quoted())
-        read = {(piece.source, piece.page) for section in sections for piece in section.pieces}
+        read = {(piece.source, piece.page) for section in seen for piece in section.pieces}
         card = self._engine.card
         return {
             "documents": [

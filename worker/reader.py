@@ -139,6 +139,11 @@ class Reader:
             ) from exc
 
     @property
+    def seen(self) -> list[Section]:
+        """The sections that the model has answered about."""
+        return [section for number, section in enumerate(self.sections) if number in self._counted]
+
+    @property
     def room(self) -> int:
         """Tokens there are for instruction and answer, beside what is read."""
         return room_for_answers(self.engine.capacity().tokens_fit)

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,10 @@ def test_help_tells_the_exit_codes(run: CliRunner) -> None:
 
     assert result.exit_code == 0
     assert "130  interrupted (Ctrl-C)" in result.stdout
+
+
+def test_the_version_is_told(run: CliRunner) -> None:
+    assert run.invoke(main, ["--version"]).stdout == f"main {metadata.version('unabridged')}\n"
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))

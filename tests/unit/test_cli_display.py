@@ -43,7 +43,7 @@ def coverage(**more: Any) -> Coverage:
         "document_id": "doc_1",
         "filename": "tower.pdf",
         "paged": True,
-        "pages_read": 30,
+        "pages_read": 34,
         "pages_total": 34,
         "pages_without_text": [],
         "pages_from_ocr": [],
@@ -119,7 +119,17 @@ def test_a_long_quotation_is_cut_with_a_mark() -> None:
 
 def test_the_receipt_tells_pages_tokens_and_quotations() -> None:
     assert receipt_line(coverage()) == (
-        "Read 30 of 34 pages, 11,802 tokens, whole, by small (fp32). 1 of 2 quotations found again."
+        "Read 34 of 34 pages, 11,802 tokens, whole, by small (fp32). 1 of 2 quotations found again."
+    )
+
+
+def test_the_receipt_of_versions_tells_what_the_model_was_given_of_them() -> None:
+    documents = coverage()["documents"]
+    documents[0]["pages_read"] = 12
+    assert receipt_line(coverage(documents=documents)).startswith("Read 12 of 34 pages, whole, by small")
+    documents[0]["pages_read"] = 0
+    assert receipt_line(coverage(documents=documents)).startswith(
+        "Compared 34 pages word for word; small (fp32) read none of them."
     )
 
 
@@ -168,7 +178,7 @@ def test_an_answer_goes_to_stdout_with_citation_receipt_and_times(capsys: pytest
 
     out, err = capsys.readouterr()
     assert out.startswith("How high?\nTen steps.\n  [1] page 12 ✓ “The tower has ten steps.”\n")
-    assert "Read 30 of 34 pages" in out
+    assert "Read 34 of 34 pages" in out
     assert err == ""
 
 
@@ -237,7 +247,7 @@ def test_markdown_has_question_answer_citation_and_receipt() -> None:
     page = markdown(job(), "tower.pdf")
 
     assert page.startswith("# tower.pdf\n\n## How high?\n\nTen steps.\n\n- [1] page 12 ✓")
-    assert "\n---\n\nRead 30 of 34 pages" in page
+    assert "\n---\n\nRead 34 of 34 pages" in page
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def finish(record: Record, story: Story) -> Callable[..., JobRow]:
         answer = {"title": "cranes" if data else None, "text": f"Eleven. {SENTENCE}", "citations": [citation]}
         coverage = {
             "documents": [
-                {"document_id": document.id, "filename": document.filename, "pages_read": 2, "pages_total": 3,
+                {"document_id": document.id, "filename": document.filename, "pages_read": 3, "pages_total": 3,
                  "pages_without_text": [3], "pages_from_ocr": [2]}
             ],
             "tokens": 1234, "reading": "sections", "sections": 2, "model": model, "weights": "nf4",
@@ -276,7 +276,7 @@ def test_a_finished_job_shows_answer_citation_and_receipt_and_is_not_asked_again
     shown = client.get(f"/jobs/{job.id}")
     assert f"Eleven. {SENTENCE}" in words(shown)
     assert "verified page 2 (printed ii)" in words(shown)
-    assert "Read 2 of 3 pages , 1,234 tokens, in 2 parts" in words(shown)
+    assert "Read 3 of 3 pages , 1,234 tokens, in 2 parts" in words(shown)
     assert "by GLM-4 (nf4). 1 of 1 quotation was found word for word. 1,200 tokens were known" in words(shown)
     assert "has no text on page 3" in words(shown)
     assert "Text recognition (OCR) read page 2 of a.txt" in words(shown)
@@ -555,6 +555,7 @@ def test_changes_between_versions_are_shown_word_by_word_with_both_places(
     assert "1 change" in words(response)
     assert "shown 0 of 1 change" in words(response)
     assert "7 passages did not change, 1 of them but for the number" in words(response)
+    assert "All pages were compared word for word." in words(response)
 
 
 def test_a_document_says_how_long_it_takes_to_read(

@@ -172,6 +172,12 @@ def compared(record: Record, engine: FakeEngine, *later: str) -> Job:
     return run(record, engine, "compare", first, add_document(record, *later, name="b.txt"))
 
 
+def pages_read(job: Job) -> list[int]:
+    """Of each document, by the model."""
+    assert job.coverage is not None
+    return [document["pages_read"] for document in job.coverage["documents"]]
+
+
 def test_versions_are_aligned_and_the_model_explains(record: Record) -> None:
     engine = FakeEngine({"[1] changed; before: 3. The Landlord": "Repairs may take longer [1]."})
     job = compared(record, engine, LEASE[0], LEASE[1].replace("thirty", "sixty"))
@@ -183,6 +189,7 @@ def test_versions_are_aligned_and_the_model_explains(record: Record) -> None:
     assert [run for run in change["words"] if run[0] != "="] == [["-", "thirty"], ["+", "sixty"]]
     assert all(side["verified"] for side in (change["before"], change["after"]))
     assert job.result["data"]["explained"] == 1
+    assert pages_read(job) == [2, 2]
 
 
 def test_no_change_is_missed_because_the_model_says_nothing(record: Record) -> None:
@@ -198,6 +205,7 @@ def test_changes_that_the_model_has_no_room_for_are_told_all_the_same(record: Re
     assert job.result is not None, job.error
     assert answers(job)[0]["text"].startswith("Changes found: 1. The model has no room")
     assert (len(job.result["data"]["changes"]), job.result["data"]["explained"]) == (1, 0)
+    assert pages_read(job) == [0, 0]
 
 
 def test_versions_that_are_the_same_say_so(record: Record) -> None:
@@ -205,6 +213,7 @@ def test_versions_that_are_the_same_say_so(record: Record) -> None:
     assert job.result is not None
     assert job.result["data"] == {"changes": [], "unchanged": 4, "explained": 0}
     assert answers(job)[0]["text"] == "The texts of the versions do not differ."
+    assert pages_read(job) == [0, 0]
 
 
 def test_versions_that_are_but_renumbered_say_so(record: Record) -> None:
