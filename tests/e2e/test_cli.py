@@ -228,7 +228,10 @@ def test_a_command_without_a_server_starts_one_and_stops_it(tmp_path: Path, docu
     assert running(tmp_path / "data") is None
 
     command = [sys.executable, "-m", "api.cli", "show", json.loads(done.stdout)["id"]]
-    environment |= {"UNABRIDGED_ENGINE": "transformers", "UNABRIDGED_MODEL": "/nowhere"}  # which cannot be loaded
+    environment |= {
+        "UNABRIDGED_ENGINE": "transformers",
+        "UNABRIDGED_MODEL": "/nowhere",
+    }  # which cannot be loaded
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert shown.returncode == 0, shown.stderr
 

@@ -259,6 +259,53 @@ def test_a_graph_does_not_tell_of_what_is_left_out_of_all_keys(model: Any) -> No
 
 
 @pytest.mark.parametrize("format", ["fp8", "int4"])
+def test_packed_pages_say_nearly_what_exact_ones_say(model: Any, format: Format) -> None:
+    """Through our attention and transformers', which give keys and values in different orders of memory."""
+    question = document(8, seed=4)
+
+    def read(decoder: Decoder, format: Format, seed: int) -> Tensor:
+        desk = arenas(decoder, format, 3)
+        past, own = [Span(desk.body, 0, PAGE)], [Span(desk.exact, PAGE, len(question))]
+        decoder.read(document(PAGE, seed), [], past)
+        return decoder.read(question, past, own)
+
+    for decoder in (Decoder(model), Decoder(plain_model())):
+        with torch.inference_mode():
+            exact, other, packed = (
+                read(decoder, *what) for what in (("exact", 1), ("exact", 2), (format, 1))
+            )
+        assert error(packed, exact) < 0.3 * error(other, exact)
+
+
+@pytest.mark.parametrize("format", ["fp8", "int4"])
+def test_a_past_in_8_bit_floats_says_nearly_what_an_exact_one_says(model: Any, format: Format) -> None:
+    pytest.importorskip("cudnn")
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("needs a Hopper card")
+    question = document(8, seed=4)
+
+    def read(format: Format, seed: int, *, fp8: bool = False) -> Tensor:
+        decoder = Decoder(model)
+        if fp8:
+            decoder.warm_up(CHUNK, fp8=True)
+        desk, ids = arenas(decoder, format, 2 * CHUNK // PAGE + 1), document(2 * CHUNK, seed)
+        body, own = (
+            Span(desk.body, 0, len(ids)),
+            Span(desk.exact, len(ids) * (format == "exact"), len(question)),
+        )
+        decoder.keep(ids[:CHUNK], [], [body.part(0, CHUNK)])
+        decoder.keep(ids[CHUNK:], [body.part(0, CHUNK)], [body.part(CHUNK, len(ids))])
+        return decoder.read(question, [body], [own])
+
+    with torch.inference_mode():
+        exact, other, packed, rough = (
+            read("exact", 1), read("exact", 2), read(format, 1), read(format, 1, fp8=True)
+        )  # fmt: skip
+    assert error(rough, exact) < 0.5 * error(other, exact)
+    assert error(rough, packed) > 0  # seen in another way
+
+
+@pytest.mark.parametrize("format", ["fp8", "int4"])
 def test_a_question_sees_packed_pages_in_place_as_it_would_see_them_unpacked(
     model: Any, format: Format
 ) -> None:

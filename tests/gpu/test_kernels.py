@@ -73,6 +73,21 @@ def test_packing_on_the_card_gives_the_codes_of_the_reference(name: Name) -> Non
 
 
 @NAMES
+def test_packing_takes_keys_and_values_as_models_give_them(name: Name) -> None:
+    """Parts of the rows of one product, or heads first in memory."""
+    packed, tokens = packed_format(name, KV_HEADS, DIM), 2 * PAGE
+    plain = noise(tokens)
+    product = torch.cat(plain, 1).split(KV_HEADS, 1)
+    heads_first = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in plain]
+    want = pages(name, tokens)
+    packed.pack(*plain, *want)
+    for keys, values in (product, heads_first):
+        got = pages(name, tokens)
+        packed.pack(keys, values, *got)
+        assert all(torch.equal(*pair) for pair in zip(got, want, strict=True))
+
+
+@NAMES
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_token_that_is_not_finite_does_not_come_back_as_if_it_were(name: Name, bad: float) -> None:
     packed = packed_format(name, KV_HEADS, DIM)

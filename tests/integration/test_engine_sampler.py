@@ -52,6 +52,10 @@ def test_a_mask_restricts_the_choice_and_an_empty_one_ends_it() -> None:
     assert set(draw(Sampling(), Only())) == {None}
 
 
+def test_tokens_that_the_model_does_not_have_are_never_chosen() -> None:
+    assert set(draw(Sampling(temperature=1.0, seed=0), Only(2, len(LOGITS), 3))) == {2, 3}
+
+
 def test_a_repetition_penalty_lowers_what_was_said_whatever_the_sign() -> None:
     sampler = Sampler(Sampling(repetition_penalty=2.0), None, CPU)
     assert sampler.choose(torch.tensor([1.0, 0.9, 0.1]), 0, [0, 0]) == 1

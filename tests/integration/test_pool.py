@@ -159,6 +159,18 @@ def test_a_document_shorter_than_two_pages_is_exact_and_needs_no_packed_page(for
     assert tokens_in(prefix.spans(0, 255)) == {room.exact: 255}
 
 
+def test_nothing_of_another_document_is_left_behind_an_end() -> None:
+    room = arenas("exact", 8)
+    for x in room.exact.tensors:
+        x.fill_(1)
+    lease = acquire(PagePool(room), ids(PAGE + 5))
+    assert lease is not None
+    assert lease.prefix is not None
+    (end,) = lease.prefix.end
+    page = room.exact.pages(Run(end.start // PAGE, 1))
+    assert not page.any()
+
+
 def test_the_document_unused_for_longest_makes_room() -> None:
     pool = PagePool(arenas("exact", 13))
     first, second = ids(500, seed=1), ids(500, seed=2)

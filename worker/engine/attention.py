@@ -267,7 +267,7 @@ class Attention:
                 self.read(some, pieces[:count], k, v, 1.0)
         if self.fp8 is not None:
             rough = self.fp8.prepare(*(x[0, :, : self.fp8.least].transpose(0, 1) for x in piece))
-            q = q.transpose(1, 2).contiguous().transpose(1, 2)  # as compiled layers give them
+            q = q.transpose(1, 2).contiguous().transpose(1, 2)  # as most compiled layers give them
             k, v = keys[:, :, :chunk], values[:, :, :chunk]
             for count in range(_MERGED_AT_ONCE):
                 self.read(q, pieces[-1:] * count, k, v, 1.0, rough=[rough, rough])

@@ -27,7 +27,7 @@ KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer, each (1, KV heads, tokens, dim), often views."""
 
 PIECE = 65_536
-"""Most tokens that one bf16 call sees: longer calls are slower a key, and some kernels are wrong."""
+"""Most tokens of a piece in bf16, but in place for some: longer calls are slower a key, or wrong."""
 SMALLEST = 512
 """Tokens below which a piece is halved no further, where a kernel plans every length anew."""
 
@@ -62,6 +62,10 @@ class Arena(Protocol):
 
     def set_pages(self, run: Run, data: Tensor) -> None:
         """The inverse of `pages`; `data` may lie elsewhere."""
+        ...
+
+    def clear(self, run: Run) -> None:
+        """Leave nothing of what stood in these pages."""
         ...
 
     def put(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
@@ -102,6 +106,10 @@ class _Pages:
             source = data[:, position : position + size]
             target.copy_(source.contiguous().view(x.dtype).view(target.shape))
             position += size
+
+    def clear(self, run: Run) -> None:
+        for x in self.tensors:
+            x[:, run.start : run.end].zero_()
 
 
 class ExactArena(_Pages):

@@ -343,6 +343,8 @@ class PagePool:
     def _end(self, tokens: int) -> list[Span]:
         exact = self._arenas.exact
         runs = exact.runs.take(_pages(tokens))
+        for run in runs:
+            exact.clear(run)  # stored whole: what another document left there must not be
         return cut([Span(exact, run.start * PAGE, run.pages * PAGE) for run in runs], 0, tokens)
 
     def _make_room(self, need: _Need, keep: Prefix | None) -> bool:

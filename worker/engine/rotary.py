@@ -19,7 +19,7 @@ from worker.engine.nf4 import NF4Linear, Share
 logger = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-2  # relative; bf16 rounds to 2e-3
-_TOKENS, _DIM, _HEADS = 65, 128, 3  # of the self-test
+_TOKENS = 65  # of the self-test
 
 
 @torch.library.custom_op("unabridged::rotate", mutates_args=("product",), device_types="cuda")
@@ -77,7 +77,7 @@ def adopt(model: nn.Module) -> int:
         plain = getattr(layer, "self_attn", None)
         if type(plain) is GlmAttention and isinstance(plain.q_proj, Share):
             found.append((layer, RotaryInPlace(plain, plain.q_proj.whole)))
-    if found and (fault := _fault(found[0][1].whole.codes.device)):
+    if found and (fault := _fault(found[0][1])):
         logger.warning("Queries and keys are rotated by transformers' own code, which is slower: %s", fault)
         return 0
     for layer, attention in found:
@@ -86,16 +86,17 @@ def adopt(model: nn.Module) -> int:
 
 
 @torch.inference_mode()
-def _fault(device: torch.device) -> str | None:
+def _fault(attention: RotaryInPlace) -> str | None:
     """Why the kernel cannot be used."""
+    device, dim, heads = attention.whole.codes.device, attention.dim, attention.heads
     generator = torch.Generator(device).manual_seed(0)
-    cos, sin = torch.randn(2, _TOKENS, _DIM // 2, device=device, generator=generator).bfloat16()
-    got = torch.randn(_TOKENS, (_HEADS + 1) * _DIM, device=device, generator=generator).bfloat16()
+    cos, sin = torch.randn(2, _TOKENS, dim // 2, device=device, generator=generator).bfloat16()
+    got = torch.randn(_TOKENS, (heads + 1) * dim, device=device, generator=generator).bfloat16()
     want = got.clone()
     try:
-        rotate(got, cos, sin, _HEADS, _DIM)
+        rotate(got, cos, sin, heads, dim)
     except Exception as exc:  # no compiler, or a card that Triton does not know
         return str(exc)
-    _rotate(want, cos, sin, _HEADS, _DIM)
+    _rotate(want, cos, sin, heads, dim)
     error = float((got - want).float().norm() / want.float().norm())
     return None if error <= _TOLERANCE else f"the kernel is off by {error:.2g}"

@@ -37,6 +37,7 @@ class Sampler:
             return likeliest
         allowed = None
         if self._mask is not None and (ids := self._mask.allowed(generated)) is not None:
+            ids = ids[ids < len(logits)]  # some tokenizers have more tokens than their model
             if not len(ids):
                 return None
             allowed = torch.tensor(ids, device=logits.device)

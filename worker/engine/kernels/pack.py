@@ -281,7 +281,8 @@ def _centre(
 
 
 def pack(packed: PackedFormat, keys: Tensor, values: Tensor, codes: Tensor, scales: Tensor) -> None:
-    """As `PackedFormat.pack`; every tensor is contiguous."""
+    """As `PackedFormat.pack`; codes and scales are contiguous."""
+    keys, values = keys.contiguous(), values.contiguous()  # a model gives parts of wider rows
     grid = len(codes), packed.kv_heads
     words, shape = codes.view(torch.int16), _shape(packed)
     _pack_keys[grid](keys, words, scales, **shape, num_warps=8)

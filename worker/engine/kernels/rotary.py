@@ -37,7 +37,8 @@ def rotate(product: Tensor, cos: Tensor, sin: Tensor, heads: int, dim: int) -> N
     outputs, width = product.shape[-1], cos.shape[-1]
     tokens = product.numel() // outputs
     pairs = width // 2
+    cos, sin = (x.expand(*product.shape[:-1], width).contiguous() for x in (cos, sin))
     _rotate[triton.cdiv(tokens, _BLOCK), heads](
-        product.view(torch.int32), cos.contiguous(), sin.contiguous(), tokens, outputs // 2,
+        product.view(torch.int32), cos, sin, tokens, outputs // 2,
         dim // 2, pairs, triton.next_power_of_2(pairs), _BLOCK,
     )  # fmt: skip

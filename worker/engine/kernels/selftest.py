@@ -56,11 +56,12 @@ def worst_error(
 def packing_error(packed: PackedFormat, shape: Shape, device: torch.device) -> float:
     """The relative error of packing and unpacking on the card, against the same on the computer."""
     generator = torch.Generator(device).manual_seed(0)
-    size = 2, _PAGES * PAGE, shape.kv_heads, shape.dim
-    noise = torch.randn(size, device=device, generator=generator).bfloat16()
-    on_card, on_host = (torch.empty_like(noise, device=place) for place in (device, "cpu"))
-    for x, unpacked in ((noise, on_card), (noise.cpu(), on_host)):
-        packed.unpack(*_pages(packed, *x), *unpacked)
+    heads, size = shape.kv_heads, (2, _PAGES * PAGE, shape.kv_heads, shape.dim)
+    # Parts of one product's rows, as a model gives them.
+    product = torch.randn(size[1], 2 * heads, shape.dim, device=device, generator=generator).bfloat16()
+    on_card, on_host = (torch.empty(size, dtype=product.dtype, device=place) for place in (device, "cpu"))
+    for x, unpacked in ((product, on_card), (product.cpu(), on_host)):
+        packed.unpack(*_pages(packed, *x.split(heads, dim=1)), *unpacked)
     return float((on_card.cpu().float() - on_host.float()).norm() / on_host.float().norm())
 
 
