@@ -27,7 +27,7 @@ KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer, each (1, KV heads, tokens, dim), often views."""
 
 PIECE = 65_536
-"""Most tokens of a piece in bf16, but in place for some: longer calls are slower a key, or wrong."""
+"""Most tokens of a piece in bf16, where its kernel takes no more: longer calls are slower a key, or wrong."""
 SMALLEST = 512
 """Tokens below which a piece is halved no further, where a kernel plans every length anew."""
 

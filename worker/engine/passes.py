@@ -72,10 +72,8 @@ class Reading:
             raise Kept(key, value)
         start, end = self._attention.rough(query, self._length)
         seen = [*cut(self._past, 0, start), *cut(self._past, end, self._length)]
-        kernel = self._attention
-        past = self._pieces.of(
-            seen, self._layer, halving=kernel.plans(query), in_place=kernel.most_in_place(query)
-        )
+        halving, in_place = self._attention.plans(query), self._attention.most_in_place(query)
+        past = self._pieces.of(seen, self._layer, halving=halving, in_place=in_place)
         rough = self._attention.rough_pieces(self._pieces, cut(self._past, start, end), self._layer)
         found = [self._packed.attend(query, self._layer, scale)] if self._packed else []
         output = self._attention.read(query, past, key, value, scale, rough=rough, found=found)
