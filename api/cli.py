@@ -51,6 +51,7 @@ Exit codes:
     4  the job was cancelled or has expired
   130  interrupted (Ctrl-C); the job that was waited for is cancelled
   141  nobody reads stdout any more (| head)
+  143  terminated (SIGTERM); the job that was waited for is cancelled
 """
 
 #: Problems that concern one file of a folder, not the others.
@@ -144,24 +145,24 @@ def connected(display: Display, *, workers: bool = True) -> Iterator[Client]:
     settings = Settings()
     url = os.environ.get("UNABRIDGED_URL") or running(settings.data)
     if url:
-        with Client(url) as client:
+        with _stopped_in_order(signal.SIGTERM), Client(url) as client:  # a lost terminal cancels no job
             client.greet()
             yield client
         return
     display.say("No server is running; starting one for this command (unabridged serve keeps one).")
     stack = Stack(settings, tell=display.say, workers=workers)
-    with _stopped_in_order(), stack, Client(stack.url) as client:
+    with _stopped_in_order(signal.SIGTERM, signal.SIGHUP), stack, Client(stack.url) as client:
         yield client
 
 
 @contextmanager
-def _stopped_in_order() -> Iterator[None]:
-    """SIGTERM and SIGHUP leave the block as an exception, so that what was started is stopped."""
+def _stopped_in_order(*kinds: signal.Signals) -> Iterator[None]:
+    """These signals leave the block as an exception, so that what was started is stopped."""
 
     def leave(number: int, _frame: object) -> NoReturn:
         sys.exit(128 + number)
 
-    before = {kind: signal.signal(kind, leave) for kind in (signal.SIGTERM, signal.SIGHUP)}
+    before = {kind: signal.signal(kind, leave) for kind in kinds}
     try:
         yield
     finally:
@@ -180,7 +181,7 @@ def serve(display: Display, host: str | None, port: int | None, data: Path | Non
     given: dict[str, Any] = {"host": host, "port": port, "data": data}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     try:
-        with _stopped_in_order(), Stack(settings, tell=display.say) as stack:
+        with _stopped_in_order(signal.SIGTERM, signal.SIGHUP), Stack(settings, tell=display.say) as stack:
             display.data({"object": "server", "url": stack.url, "pid": os.getpid()})
             display.line(f"Unabridged is ready at {stack.url}")
             threading.Event().wait()

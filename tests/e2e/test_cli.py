@@ -196,17 +196,20 @@ def test_a_cancelled_job_has_its_own_exit_code(run: Run, stack: Stack, document:
     assert run("show", job["id"]).exit_code == 4
 
 
-def test_interrupting_cancels_the_job_that_is_waited_for(stack: Stack, document: Path) -> None:
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupting_cancels_the_job_that_is_waited_for(
+    stack: Stack, document: Path, how: signal.Signals, code: int
+) -> None:
     environment = os.environ | {"UNABRIDGED_URL": stack.url, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "api.cli", "ask", str(document), "Are you there?"]
     with Client(stack.url) as client, paused_model(stack):
         before = {job["id"] for job in client.jobs()}
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
             job_id = new_job(client, before)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(how)
             _, said = process.communicate(timeout=30)
 
-        assert process.returncode == 130
+        assert process.returncode == code
         assert f"cancelled {job_id}" in said
         assert client.job(job_id)["status"] == Status.CANCELLED
 
