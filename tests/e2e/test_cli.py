@@ -228,6 +228,7 @@ def test_a_command_without_a_server_starts_one_and_stops_it(tmp_path: Path, docu
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["status"] == "completed"
     assert "starting one for this command" in done.stderr
+    assert "Bringing the database up to date." in done.stderr
     assert running(tmp_path / "data") is None
 
     command = [sys.executable, "-m", "api.cli", "show", json.loads(done.stdout)["id"]]
@@ -237,6 +238,7 @@ def test_a_command_without_a_server_starts_one_and_stops_it(tmp_path: Path, docu
     }  # which cannot be loaded
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert shown.returncode == 0, shown.stderr
+    assert "database" not in shown.stderr  # it is up to date
 
 
 def new_job(client: Client, before: set[str]) -> str:
