@@ -194,7 +194,7 @@ def _snapshots(
         tokenizer=tokenizer.fingerprint,
         template="1",
         kv_format=card.kv_format,
-        kv_version=2,  # before it cards packed what is not contiguous wrongly
+        kv_version=1 if card.kv_format == "exact" else 2,  # cards packed wrongly before
         dtype=f"{decoder.dtype} {card.weights} {_name(decoder.device)}{' centred fp8' * fp8_attention}{keys}",
         layers=decoder.shape.layers,
         kv_heads=decoder.shape.kv_heads,
