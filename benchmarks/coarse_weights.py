@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass
-from pydoc_data.topics import topics
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import report
-from benchmarks.kv_formats import CHUNK, THREADS
+from benchmarks.kv_formats import CHUNK, THREADS, real_text
 from settings import Settings
 from worker.engine import default_model
 from worker.engine.centred import E4M3
@@ -127,8 +126,7 @@ def measure(windows: int, window: int) -> dict[str, Any]:
     AttentionInterface.register(NAME, watcher)
     AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=NAME)
-    text = "\n\n".join(topics[name] for name in sorted(topics))
-    ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+    ids = torch.tensor(tokenizer(real_text(), add_special_tokens=False, verbose=False).input_ids)
     texts = ids[: windows * window].view(windows, window)
     shape = model.config.num_key_value_heads, model.config.hidden_size // model.config.num_attention_heads
     ways = {"exact": Way(None)}

@@ -21,25 +21,25 @@ def glm(**options: Any) -> Any:
     return model
 
 
-def to_nf4(module: torch.nn.Module) -> None:
-    """Quantize the linear layers below `module`, on the card."""
+def to_nf4(module: torch.nn.Module, device: str = "cuda") -> None:
+    """Quantize the linear layers below `module`, on `device`."""
     from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
     for name, child in module.named_children():
         if not isinstance(child, torch.nn.Linear):
-            to_nf4(child)
+            to_nf4(child, device)
             continue
         linear = Linear4bit(
             child.in_features,
             child.out_features,
             bias=child.bias is not None,
-            compute_dtype=torch.bfloat16,
+            compute_dtype=child.weight.dtype,
             compress_statistics=True,
             quant_type="nf4",
             device="meta",
         )
         linear.weight = Params4bit(
             child.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
-        ).to("cuda")  # type: ignore[misc]
+        ).to(device)  # type: ignore[misc]
         linear.bias = child.bias
         setattr(module, name, linear)

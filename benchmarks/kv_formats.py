@@ -43,6 +43,11 @@ QUESTION = (
 ANSWER = " 73914"
 
 
+def real_text() -> str:
+    """The Python language reference, from the standard library."""
+    return "\n\n".join(topics[name] for name in sorted(topics))
+
+
 class PackedReader:
     """A model reading one text, whose past goes through a format."""
 
@@ -104,7 +109,7 @@ def measure(names: Sequence[str], windows: int, window: int, needle_tokens: int)
     def encode(text: str) -> Tensor:
         return torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
-    text = encode("\n\n".join(topics[name] for name in sorted(topics)))
+    text = encode(real_text())
     hay, question, answer = text[:needle_tokens], encode(QUESTION), encode(ANSWER)
     shape = model.config.num_key_value_heads, model.config.hidden_size // model.config.num_attention_heads
     found: dict[str, Any] = {}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from pydoc_data.topics import topics
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import report
-from benchmarks.kv_formats import THREADS, PackedReader, negative_log_likelihood
+from benchmarks.kv_formats import THREADS, PackedReader, negative_log_likelihood, real_text
 from settings import Settings
 from worker.engine import default_model
 from worker.engine.decoder import Decoder
@@ -65,8 +64,7 @@ def measure(numbers: Sequence[float], tokens: int) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
     folder, fingerprint = default_model.prepare(Settings().cache)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    text = "\n\n".join(topics[name] for name in sorted(topics))
-    ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)[:tokens]
+    ids = torch.tensor(tokenizer(real_text(), add_special_tokens=False, verbose=False).input_ids)[:tokens]
     rows = []
     for loud in numbers:
         model, offsets = loud_model(str(folder), loud)

@@ -6,7 +6,7 @@ is removed in one that leaves no document of its bytes. Both hold a lock on the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, exists, false, select
@@ -103,20 +103,20 @@ class Documents:
 
     def several(self, document_ids: Iterable[str]) -> Sequence[DocumentRow]:
         """Those of the documents that exist, in any order."""
-        with self._database.reading() as session:
-            return session.scalars(select(DocumentRow).where(DocumentRow.id.in_(document_ids))).all()
+        return list(self._among(DocumentRow, document_ids))
 
     def existing(self, document_ids: Iterable[str]) -> set[str]:
         """Those of the ids that documents have."""
+        return set(self._among(DocumentRow.id, document_ids))
+
+    def _among(self, what: Any, document_ids: Iterable[str]) -> Iterator[Any]:
+        """Rows of these documents, or a column of them; a database takes so many ids at once."""
         ids = list(document_ids)
         with self._database.reading() as session:
-            return {
-                found
-                for at in range(0, len(ids), _ASKED_AT_ONCE)
-                for found in session.scalars(
-                    select(DocumentRow.id).where(DocumentRow.id.in_(ids[at : at + _ASKED_AT_ONCE]))
+            for at in range(0, len(ids), _ASKED_AT_ONCE):
+                yield from session.scalars(
+                    select(what).where(DocumentRow.id.in_(ids[at : at + _ASKED_AT_ONCE]))
                 )
-            }
 
     def locked(
         self, session: Session, document_ids: Iterable[str], *, to_read: bool = False

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GlmConfig, PreTrainedTokenizerFast
 
 from benchmarks.glm import glm
+from benchmarks.kv_formats import real_text
 from worker.engine import (
     Finished,
     MemoryOptions,
@@ -99,6 +99,13 @@ def answer(events: Iterable[Any]) -> tuple[list[str], Finished]:
     return [event.text for event in rest if isinstance(event, TextDelta)], last
 
 
+def needs_on_hopper(module: str) -> None:
+    """Skip where the package is not installed, or the card is none that it is for."""
+    pytest.importorskip(module)
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("needs a Hopper card")
+
+
 def error(got: Tensor, want: Tensor) -> float:
     return float((got - want).norm() / want.norm())
 
@@ -109,17 +116,13 @@ def test_fast_kernels_are_right_beyond_65536_keys_with_four_kv_heads() -> None:
 
 
 def test_flash_attention_4_is_taken_where_it_is_installed() -> None:
-    pytest.importorskip("flash_attn.cute")
-    if torch.cuda.get_device_capability()[0] != 9:
-        pytest.skip("needs a Hopper card")
+    needs_on_hopper("flash_attn.cute")
     chosen = select(torch.device("cuda"), torch.bfloat16, heads=32, kv_heads=4, dim=128)
     assert chosen.many.__name__ == "_flash4"
 
 
 def test_flash_attention_4_sees_four_pieces_at_once_as_one_after_another() -> None:
-    pytest.importorskip("flash_attn.cute")
-    if torch.cuda.get_device_capability()[0] != 9:
-        pytest.skip("needs a Hopper card")
+    needs_on_hopper("flash_attn.cute")
     chosen = select(torch.device("cuda"), torch.bfloat16, heads=32, kv_heads=4, dim=128)
     q = torch.randn(1, 32, 600, 128, device="cuda").bfloat16()
     keys = chosen.most_in_place(q)
@@ -143,9 +146,7 @@ def test_queries_and_keys_turn_in_place_as_plain_torch_turns_them() -> None:
 
 
 def test_no_read_in_fp8_waits_for_a_compiler(model: Any) -> None:
-    pytest.importorskip("cudnn")
-    if torch.cuda.get_device_capability()[0] != 9:
-        pytest.skip("needs a Hopper card")
+    needs_on_hopper("cudnn")
     with engine_of(model, "exact", fp8_attention=True) as engine:
         compiled = counters["stats"]["unique_graphs"]
         _, last = answer(engine.submit(ask(engine, document(90_000))))
@@ -291,9 +292,7 @@ def test_packed_pages_say_nearly_what_exact_ones_say(model: Any, format: Format)
 
 @pytest.mark.parametrize("format", ["fp8", "int4"])
 def test_a_past_in_8_bit_floats_says_nearly_what_an_exact_one_says(model: Any, format: Format) -> None:
-    pytest.importorskip("cudnn")
-    if torch.cuda.get_device_capability()[0] != 9:
-        pytest.skip("needs a Hopper card")
+    needs_on_hopper("cudnn")
     question = document(8, seed=4)
 
     def read(format: Format, seed: int, *, fp8: bool = False) -> Tensor:
@@ -324,9 +323,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[int]]:
         folder, _ = default_model.prepare(tmp_path_factory.mktemp("cache"))
     except ModelLoadError as exc:
         pytest.skip(str(exc))
-    text = "\n\n".join(topics[name] for name in sorted(topics))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, device_map="cuda")
-    return model, AutoTokenizer.from_pretrained(folder)(text, verbose=False).input_ids
+    return model, AutoTokenizer.from_pretrained(folder)(real_text(), verbose=False).input_ids
 
 
 def expected(real: tuple[Any, list[int]], format: Format, *, fp8: bool = False) -> Tensor:
@@ -356,9 +354,7 @@ def test_a_real_model_expects_behind_packed_pages_what_it_expects_behind_exact_o
 ) -> None:
     """On a processor they are 0.002 (fp8) and 0.008 nats apart; noise for keys and values makes that 6."""
     if fp8:
-        pytest.importorskip("cudnn")
-        if torch.cuda.get_device_capability()[0] != 9:
-            pytest.skip("needs a Hopper card")
+        needs_on_hopper("cudnn")
     exact, packed = expected(real, "exact"), expected(real, format, fp8=fp8)
     divergence = (exact.exp() * (exact - packed)).sum(-1).mean()
     assert 0 < divergence < 0.05

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from bitsandbytes.nn.modules import Linear4bit
 from tiny import LAYERS, tiny_model
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.glm import to_nf4
 from worker.engine import nf4, rotary
 from worker.engine.compiled import compile_layers
 from worker.engine.decoder import Decoder
@@ -21,27 +21,11 @@ from worker.engine.passes import Seat
 from worker.engine.rotary import RotaryInPlace, rotate
 
 
-def quantize(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.Linear):
-            linear = Linear4bit(
-                child.in_features,
-                child.out_features,
-                child.bias is not None,
-                compute_dtype=torch.float32,
-                quant_type="nf4",
-            )
-            linear.load_state_dict(child.state_dict())
-            setattr(module, name, linear.to("cpu"))
-        else:
-            quantize(child)
-
-
 @pytest.fixture
 def models() -> Iterator[tuple[Any, Any]]:
     """As transformers has it, and with our attention."""
     plain = tiny_model()
-    quantize(plain.model)
+    to_nf4(plain.model, "cpu")
     nf4.adopt(plain)
     ours = copy.deepcopy(plain)
     assert rotary.adopt(ours) == LAYERS

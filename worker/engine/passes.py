@@ -200,12 +200,12 @@ def forward(
                 f"this model's attention uses {name}, which the engine does not support"
             )
     if torch.compiler.is_compiling():
-        return _attend(_by_token(query), key, value, options["scaling"]), None
+        return _attend(_tokens_outermost(query), key, value, options["scaling"]), None
     return _here.current.attend(query, key, value, options["scaling"]), None
 
 
-def _by_token(query: Tensor) -> Tensor:
-    """With tokens outermost in memory, for which attention is fastest."""
+def _tokens_outermost(query: Tensor) -> Tensor:
+    """The same, so laid out in memory that attention is fastest (`attention._by_token`)."""
     query = query.transpose(1, 2)
     if query.stride(1) <= query.stride(2):
         query = query.contiguous()

@@ -37,7 +37,8 @@ class Sampler:
             return likeliest
         allowed = None
         if self._mask is not None and (ids := self._mask.allowed(generated)) is not None:
-            ids = ids[ids < len(logits)]  # some tokenizers have more tokens than their model
+            if ids.max(initial=0) >= len(logits):  # some tokenizers have more tokens than their model
+                ids = ids[ids < len(logits)]
             if not len(ids):
                 return None
             allowed = torch.tensor(ids, device=logits.device)
